@@ -1,0 +1,1 @@
+"""Turn a diffusers checkpoint into a bundle."""

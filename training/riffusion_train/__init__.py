@@ -1,0 +1,1 @@
+"""Turn tagged audio into a diffusers checkpoint."""
