@@ -1,4 +1,4 @@
-"""Example prompts in, a CLIP tokenizer folder out: byte-level BPE in the layout of the published CLIP checkpoints."""
+"""Example prompts in, a CLIP tokenizer folder out: byte-level BPE laid out as published checkpoints are."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 
 def write_clip_tokenizer(folder: Path, corpus: Iterable[str], vocab_size: int) -> int:
-    """Learn a byte-level BPE from ``corpus`` and write it where CLIPTokenizer and ``tokenizers`` both find it.
+    """Learn a byte-level BPE from ``corpus`` and write it as CLIPTokenizer and ``tokenizers`` read it.
 
     The vocabulary is ordered as CLIP's: 256 bytes, the same 256 at a word's end, merges by rank, then
     ``<|startoftext|>`` and ``<|endoftext|>`` as the last two ids. Padding is ``<|endoftext|>``, length 77.
     The same corpus gives the same files.
 
     Args:
-        folder: receives tokenizer.json, vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json.
+        folder: receives tokenizer.json, vocab.json, merges.txt and the two JSON files of settings.
         corpus: prompts; each may be any length.
         vocab_size: ids at most, at least 514. A small corpus may run out of pairs to merge before that.
 
@@ -139,7 +139,7 @@ def _pre_tokenizer() -> PreTokenizer:
 
 
 def _byte_alphabet() -> list[str]:
-    """The 256 printable stand-ins for bytes, in CLIP's order: printable Latin-1, then the rest from U+0100."""
+    """The 256 printable stand-ins for bytes, in CLIP's order: Latin-1, then the rest from U+0100."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
