@@ -1,0 +1,140 @@
+"""Mel spectrogram in, picture out, and back: dark is loud, low is at the bottom, time runs right.
+
+A picture explains itself: its EXIF holds the parameters, so that any Riffusion-like program can decode it, and a PNG's
+text chunks hold what it was made from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riffusion_engine.errors import ImageFileError, NumericsError, RequestError
+from riffusion_engine.spectrogram_params import SpectrogramParams
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MONO_PARAMS = SpectrogramParams()
+"""Riffusion's v1 checkpoint: mono, 0 to 10,000 Hz."""
+
+STEREO_PARAMS = SpectrogramParams(stereo=True, f_min=10, f_max=20_000)
+"""The second preset, for checkpoints trained on it: stereo, 10 to 20,000 Hz."""
+
+DECODED_MAX = 30e6
+"""Magnitude that a black pixel decodes to, when nothing better is known: Riffusion's constant."""
+
+WHITE = 255
+
+MAX_PIXELS = 2**26
+"""Larger pictures are refused unread: at 512 bands this is 22 minutes of sound."""
+
+EXIF_SAMPLE_RATE = 11000
+EXIF_STEREO = 11005
+EXIF_STEP_MS = 11010
+EXIF_WINDOW_MS = 11020
+EXIF_PADDED_MS = 11030
+EXIF_BANDS = 11040
+EXIF_F_MIN = 11050
+EXIF_F_MAX = 11060
+EXIF_POWER = 11070
+EXIF_MAX_VALUE = 11080
+"""Riffusion's own EXIF tags; the last one holds the magnitude of a black pixel."""
+
+_EXIF_FIELDS = {
+    EXIF_SAMPLE_RATE: "sample_rate",
+    EXIF_STEREO: "stereo",
+    EXIF_STEP_MS: "step_ms",
+    EXIF_WINDOW_MS: "window_ms",
+    EXIF_PADDED_MS: "padded_ms",
+    EXIF_BANDS: "bands",
+    EXIF_F_MIN: "f_min",
+    EXIF_F_MAX: "f_max",
+    EXIF_POWER: "power",
+}
+
+_READABLE_FORMATS = ("PNG", "JPEG")
+_READABLE_MODES = ("RGB", "RGBA", "L", "LA", "P")
+_ANOTHER_PICTURE = "Give a spectrogram picture as PNG or JPEG, for instance one that encode wrote"
+
+
+def image_from_mel(
+    mel: NDArray[np.floating], params: SpectrogramParams, *, max_value: float | None = None
+) -> Image.Image:
+    """Draw a mel spectrogram: ``255 − 255 (mel / max)^power``, truncated to whole levels.
+
+    Args:
+        mel: ``(channels, bands, columns)`` magnitudes; one channel, or two if ``params.stereo``.
+        params: ``power`` and ``stereo`` are used, ``bands`` is checked.
+        max_value: the magnitude to draw black, louder ones being clipped to it; None takes the loudest of all channels.
+
+    Returns:
+        An RGB picture, ``columns`` wide and ``bands`` high. Mono has three equal channels; stereo has no red, left in
+        green and right in blue. Silence is white.
+
+    Raises:
+        RequestError: the array does not fit the parameters, or ``max_value`` is negative.
+        NumericsError: a magnitude is NaN or infinite.
+    """
+    from PIL import Image
+
+    mel = np.asarray(mel, dtype=np.float32)
+    if mel.ndim != 3 or mel.shape[:2] != (params.channels, params.bands) or mel.shape[2] == 0:
+        raise RequestError(
+            f"A spectrogram of shape {mel.shape} does not fit {params.channels} channel(s) of {params.bands} bands",
+            hint="Analyse the recording with the same parameters that draw it",
+        )
+    loudest = loudest_magnitude(mel) if max_value is None else float(max_value)
+    if not loudest >= 0:
+        raise RequestError(f"A black pixel cannot stand for {max_value}", hint="Give a max_value above zero")
+    relative = np.clip(mel / np.float32(loudest), 0, 1) if loudest > 0 else np.zeros_like(mel)
+    levels = (WHITE - WHITE * relative ** np.float32(params.power)).astype(np.uint8)[:, ::-1]
+    if params.stereo:
+        planes = np.stack([np.zeros_like(levels[0]), levels[0], levels[1]], axis=-1)
+    else:
+        planes = np.repeat(levels[0][:, :, None], 3, axis=-1)
+    return Image.fromarray(planes)
+
+
+def loudest_magnitude(mel: NDArray[np.floating]) -> float:
+    """The magnitude that a picture of ``mel`` draws black; its ``max_value`` in EXIF.
+
+    Raises:
+        NumericsError: a magnitude is NaN or infinite.
+    """
+    loudest = float(np.max(mel))
+    if not (np.isfinite(loudest) and np.isfinite(np.min(mel))):
+        raise NumericsError("The spectrogram holds NaN or infinite magnitudes", hint="Repair the recording")
+    return loudest
+
+
+def mel_from_image(
+    image: Image.Image, params: SpectrogramParams, *, max_value: float = DECODED_MAX
+) -> NDArray[np.float32]:
+    """Read the magnitudes that a picture stands for: ``max_value (1 − level / 255)^(1 / power)``.
+
+    Args:
+        image: as high as ``params.bands``, any width.
+        params: mono reads the red channel, stereo green and blue.
+        max_value: the magnitude of a black pixel.
+
+    Returns:
+        ``(channels, bands, columns)``, lowest band first. A white picture is silence.
+
+    Raises:
+        ImageFileError: the picture's height or mode is not a spectrogram's.
+    """
+    if image.mode not in _READABLE_MODES:
+        raise ImageFileError(f"A picture of mode {image.mode} is no spectrogram", hint=_ANOTHER_PICTURE)
+    if image.height != params.bands or image.width < 1:
+        raise ImageFileError(
+            f"The picture is {image.width}x{image.height}, but a spectrogram here is {params.bands} pixels high",
+            hint=f"Resize it to a height of {params.bands}",
+        )
+    planes = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))[::-1]
+    levels = np.moveaxis(planes[:, :, 1:] if params.stereo else planes[:, :, :1], -1, 0)
+    # 256 levels, 256 magnitudes: a table is exact and far quicker than a power for every pixel.
+    table = float(max_value) * (1 - np.arange(WHITE + 1) / WHITE) ** (1 / params.power)
+    return table.astype(np.float32)[levels]
