@@ -35,8 +35,9 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
 
     ``(x)`` weighs x 1.1 times as much, ``[x]`` 1.1 times less, ``(x:1.5)`` 1.5 times; brackets nest and
     multiply. ``\(``, ``\)``, ``\[``, ``\]`` and ``\\`` stand for the characters themselves. An opening
-    bracket that is never closed reaches to the end of the prompt; a closing one that was never opened is text,
-    and so is a colon with a number outside round brackets. The syntax is the one users of Stable Diffusion know.
+    bracket that is never closed reaches to the end of the prompt; a closing one that was never opened is
+    text, and so is a colon with a number outside round brackets. The syntax is the one users of Stable
+    Diffusion know.
 
     Returns:
         At least one ``(text, weight)``. Neighbours of equal weight are one span; a prompt without text is
