@@ -91,7 +91,7 @@ def _apply_weights(encoded: NDArray[np.float32], weights: NDArray[np.float32]) -
 def _restoring_ratio(
     before: NDArray[np.float64], after: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What each chunk is multiplied by to get its mean back: no more than its strongest weight did to a token.
+    """The factor that gives each chunk its mean back, at most what the strongest weight did to a token.
 
     The quotient of the means lies within that bound while the tokens' means are of one sign. Where signs mix,
     the weighted mean may come near zero, and the bare quotient would blow the chunk up.
