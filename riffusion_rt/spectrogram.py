@@ -1,7 +1,8 @@
 """Waveform in, mel spectrogram out: how loud every pitch band is at every column of a picture.
 
-The transform is Riffusion's: a centred STFT with reflected edges, whose Hann window is zero-padded to four times its
-length, then triangular mel bands on the HTK scale, without normalization, as magnitude (neither power nor decibels).
+The transform is Riffusion's: a centred STFT with reflected edges, whose Hann window is zero-padded to four
+times its length, then triangular mel bands on the HTK scale, without normalization, as magnitude (neither
+power nor decibels).
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
 
 INT16_SCALE = 32_768.0
-"""A picture's magnitudes are those of 16-bit sample values: Riffusion analyses integers, and decodes to them."""
+"""A picture's magnitudes are those of 16-bit sample values, because Riffusion analyses integers."""
 
 HTK_MEL_FACTOR = 2595.0
 HTK_BREAK_HZ = 700.0
 """The HTK Book's mel scale: ``2595 log10(1 + f / 700)``, linear well below 700 Hz and logarithmic above."""
 
 FRAMES_PER_BLOCK = 32
-"""Frames transformed at a time: a block's spectra stay within a core's cache, and long recordings within memory."""
+"""Frames transformed at a time: a block's spectra stay in a core's cache, and a long recording's in
+memory."""
 
 
 def hz_to_mel(frequency: ArrayLike) -> NDArray[np.float64]:
@@ -48,8 +49,8 @@ def column_count(samples: int, params: SpectrogramParams) -> int:
 def mel_filter_bank(params: SpectrogramParams) -> NDArray[np.float32]:
     """The weight of every STFT bin in every mel band, shape ``(n_fft // 2 + 1, bands)``.
 
-    Triangles that overlap by half, spaced evenly in mel from ``f_min`` to ``f_max`` and straight in hertz; each peaks
-    at one. With the defaults 3,999 of the 8,821 rows are not zero.
+    Triangles that overlap by half, spaced evenly in mel from ``f_min`` to ``f_max`` and straight in hertz;
+    each peaks at one. With the defaults 3,999 of the 8,821 rows are not zero.
     """
     slopes = _BandSlopes.of(params)
     bank = np.zeros((params.n_fft // 2 + 1, params.bands + 2), dtype=np.float32)
@@ -71,9 +72,9 @@ def mel_spectrogram(
     Args:
         samples: ``(channels, n)`` or ``(n,)`` at ``params.sample_rate``, in ±1; scaled here by 32,768.
         params: geometry of the picture. ``params.stereo`` is not looked at: every channel given is analysed.
-        columns: how many columns to return. None gives one for each frame centred inside the recording, so that a clip
-            of ``columns * hop_length`` samples gives ``columns``; ``1 + n // hop_length`` gives the count of a centred
-            STFT. Columns past the end are silent.
+        columns: how many columns to return. None gives one for each frame centred inside the recording, so
+            that a clip of ``columns * hop_length`` samples gives ``columns``; ``1 + n // hop_length`` is
+            what a centred STFT gives. Past that, columns are silent.
         loop: the recording's end is followed by its start, rather than mirrored.
 
     Returns:
@@ -100,10 +101,11 @@ def mel_spectrogram(
 
 @dataclass(frozen=True)
 class _BandSlopes:
-    """The filter bank without its zeros: a bin lies between two band centres and is shared between their bands.
+    """The filter bank without its zeros: a bin lies between two band centres and is shared by their bands.
 
-    Because neighbouring triangles meet at each other's feet, a bin gives ``rising`` of itself to the band above it and
-    the rest to the band below, and every bin between the same two points of the scale (a gap) goes to the same two.
+    Because neighbouring triangles meet at each other's feet, a bin gives ``rising`` of itself to the band
+    above it and the rest to the band below, and every bin in the same gap between two centres goes to the
+    same two bands.
     """
 
     first_bin: int
@@ -142,7 +144,7 @@ def _magnitudes(
     """``(frames, window)`` samples to ``(frames, bins inside)`` magnitudes."""
     from scipy.fft import rfft
 
-    # The zeros that centre the window in the transform turn phases, not magnitudes: they can as well all follow it.
+    # The zeros that centre the window in the transform turn phases, not magnitudes: let them all follow it.
     spectrum = rfft(frames * hann_window(params.win_length), n=params.n_fft, axis=1)
     wanted = slice(slopes.first_bin, slopes.first_bin + slopes.rising.size)
     magnitudes: NDArray[np.float32] = np.abs(spectrum[:, wanted])
@@ -177,7 +179,7 @@ def _checked(samples: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _check_geometry(params: SpectrogramParams) -> None:
-    fits = 0 < params.hop_length and 1 < params.win_length <= params.n_fft and params.bands > 0
+    fits = params.hop_length > 0 and 1 < params.win_length <= params.n_fft and params.bands > 0
     if not fits or not 0 <= params.f_min < params.f_max:
         raise RequestError(
             f"These are no spectrogram parameters: {params}",

@@ -1,0 +1,54 @@
+"""Samples in, the same sound at a clip's loudness out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+TARGET_RMS_DBFS = -12.0
+"""Loudness of a finished clip before its peaks are set, relative to a full-scale square wave (Riffusion's
+value)."""
+
+PEAK_HEADROOM_DB = 0.1
+"""Room left above the highest peak (Riffusion's value)."""
+
+
+def rms_dbfs(samples: NDArray[np.floating]) -> float:
+    """Root mean square of all channels in decibels below full scale; minus infinity for silence."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if np.size(samples) else 0.0
+    return 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def gain_to_rms(samples: NDArray[np.floating], target_dbfs: float = TARGET_RMS_DBFS) -> NDArray[np.float32]:
+    """Scale to a root mean square of ``target_dbfs``. Peaks may leave ±1; silence stays silence."""
+    level = rms_dbfs(samples)
+    gain = 10 ** ((target_dbfs - level) / 20) if math.isfinite(level) else 0.0
+    return (np.asarray(samples, dtype=np.float64) * gain).astype(np.float32)
+
+
+def normalize_peak(
+    samples: NDArray[np.floating], headroom_db: float = PEAK_HEADROOM_DB
+) -> NDArray[np.float32]:
+    """Scale so that the highest peak of all channels is ``headroom_db`` below full scale. Silence stays
+    silence."""
+    peak = float(np.max(np.abs(samples), initial=0.0))
+    gain = 10 ** (-headroom_db / 20) / peak if peak > 0 else 0.0
+    return (np.asarray(samples, dtype=np.float64) * gain).astype(np.float32)
+
+
+def finish_clip(samples: NDArray[np.floating], *, clip_peaks: bool = True) -> NDArray[np.float32]:
+    """Riffusion's last stage: −12 dBFS RMS, then peaks to 0.1 dB below full scale.
+
+    Args:
+        samples: ``(channels, n)``, at any level.
+        clip_peaks: cut off what the gain lifts above full scale, as 16-bit samples are in Riffusion; that
+            is what makes clips of sharp attacks equally loud. Without it the second gain undoes the first,
+            and nothing is distorted.
+
+    Returns:
+        ``(channels, n)`` in ±0.989. Silence stays silence.
+    """
+    loud = gain_to_rms(samples)
+    return normalize_peak(np.clip(loud, -1, 1) if clip_peaks else loud)
