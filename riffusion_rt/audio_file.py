@@ -36,18 +36,19 @@ FRAMES_PER_WRITE = 16_384
 
 @dataclass(frozen=True)
 class _Container:
-    """How libsndfile names a file type, and the sample widths it keeps exactly (none: it is lossy)."""
+    """How libsndfile names a file type and its sample formats, by bits; a lossy type has only one."""
 
     name: str
     subtypes: Mapping[int, str]
+    lossy: bool = False
 
 
-_LOSSLESS = {16: "PCM_16", 24: "PCM_24"}
+_WHOLE_NUMBERS = {16: "PCM_16", 24: "PCM_24"}
 _CONTAINERS = {
-    ".wav": _Container("WAV", _LOSSLESS),
-    ".flac": _Container("FLAC", _LOSSLESS),
-    ".ogg": _Container("OGG", dict.fromkeys(_LOSSLESS, "VORBIS")),
-    ".mp3": _Container("MP3", dict.fromkeys(_LOSSLESS, "MPEG_LAYER_III")),
+    ".wav": _Container("WAV", _WHOLE_NUMBERS),
+    ".flac": _Container("FLAC", _WHOLE_NUMBERS),
+    ".ogg": _Container("OGG", dict.fromkeys(_WHOLE_NUMBERS, "VORBIS"), lossy=True),
+    ".mp3": _Container("MP3", dict.fromkeys(_WHOLE_NUMBERS, "MPEG_LAYER_III"), lossy=True),
 }
 
 AUDIO_SUFFIXES = tuple(_CONTAINERS)
@@ -168,7 +169,9 @@ def encode_audio(
 ) -> bytes:
     """The bytes that ``write_audio`` writes to a file of that suffix (``".wav"``), with the same errors."""
     container = _CONTAINERS[check_audio_suffix(Path("audio" + suffix))]
-    frames = _whole_numbers(samples, bits)
+    if bits not in container.subtypes:
+        raise AudioFileError(f"No file here holds samples of {bits} bits", hint="Use 16 or 24 bits")
+    frames = _interleaved(_checked(samples), container, bits)
     if container.name == "WAV" and frames.nbytes > MAX_WAV_BYTES:
         raise AudioFileError("The recording is too long for a WAV file", hint="Write it as .flac")
     title, comment = _described(metadata or {})
@@ -190,7 +193,7 @@ def encode_audio(
 
 
 def _encoded(
-    frames: NDArray[np.signedinteger],
+    frames: NDArray[np.generic],
     sample_rate: int,
     container: _Container,
     bits: int,
@@ -211,8 +214,11 @@ def _encoded(
         ) as file:
             if container.name in ("FLAC", "OGG"):
                 file.software = SOFTWARE
-                file.title = title
-                file.comment = comment
+                # libsndfile refuses an empty text.
+                if title:
+                    file.title = title
+                if comment:
+                    file.comment = comment
             for start in range(0, len(frames), FRAMES_PER_WRITE):
                 file.write(frames[start : start + FRAMES_PER_WRITE])
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OverflowError) as error:
@@ -223,10 +229,7 @@ def _encoded(
     return buffer.getvalue()
 
 
-def _whole_numbers(samples: NDArray[np.floating], bits: int) -> NDArray[np.signedinteger]:
-    """``(channels, n)`` in ±1 to ``(n, channels)`` integers; libsndfile itself would round downwards."""
-    if bits not in _LOSSLESS:
-        raise AudioFileError(f"No file here holds samples of {bits} bits", hint="Use 16 or 24 bits")
+def _checked(samples: NDArray[np.floating]) -> NDArray[np.floating]:
     signal = np.atleast_2d(np.asarray(samples))
     if signal.ndim != 2 or signal.size == 0:
         raise AudioFileError(
@@ -237,9 +240,17 @@ def _whole_numbers(samples: NDArray[np.floating], bits: int) -> NDArray[np.signe
         raise AudioFileError(
             "The samples hold NaN or infinity", hint="Nothing was written; repair them first"
         )
+    return signal
+
+
+def _interleaved(signal: NDArray[np.floating], container: _Container, bits: int) -> NDArray[np.generic]:
+    """``(channels, n)`` in ±1 to what libsndfile is given, ``(n, channels)``."""
+    if container.lossy:
+        # libsndfile 1.2 spoils stereo 16-bit integers on their way into MP3 (its pull request 1106).
+        return np.ascontiguousarray(np.clip(signal.T, -1, 1), dtype=np.float32)
+    # Rounded here: libsndfile's own conversion cuts, half a level too low.
     full_scale = 2 ** (bits - 1)
-    rounded = np.rint(signal.T.astype(np.float64) * full_scale)
-    levels = np.clip(rounded, -full_scale, full_scale - 1)
+    levels = np.clip(np.rint(signal.T.astype(np.float64) * full_scale), -full_scale, full_scale - 1)
     if bits == 16:
         return np.ascontiguousarray(levels, dtype=np.int16)
     return np.ascontiguousarray(levels, dtype=np.int32) << np.int32(32 - bits)

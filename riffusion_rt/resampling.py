@@ -13,9 +13,9 @@ SPECTROGRAM_RATE = 44_100
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
-MAX_RATIO_TERM = 10_000
-"""Odd rates are met by a fraction of at most this denominator: out by less than one part in a million, and
-the filter stays small."""
+MAX_RATIO_TERM = 50_000
+"""Rates whose exact ratio needs a greater denominator are met by the nearest one that does not, at most one
+part in 50,000 away (0.03 cents), so that the filter stays small."""
 
 ZERO_CROSSINGS = 32
 """Half length of the low-pass filter, in periods of the lower rate."""

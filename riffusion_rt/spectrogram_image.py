@@ -96,7 +96,8 @@ def image_from_mel(
             f"A spectrogram of shape {mel.shape} is not {params.channels} channel(s) of {params.bands} bands",
             hint="Analyse the recording with the same parameters that draw it",
         )
-    loudest = loudest_magnitude(mel) if max_value is None else float(max_value)
+    measured = loudest_magnitude(mel)
+    loudest = measured if max_value is None else float(max_value)
     if not loudest >= 0:
         raise RequestError(f"A black pixel cannot stand for {max_value}", hint="Give a max_value above zero")
     relative = np.clip(mel / np.float32(loudest), 0, 1) if loudest > 0 else np.zeros_like(mel)
