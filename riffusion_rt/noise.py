@@ -1,4 +1,4 @@
-"""A seed and a shape go in; the Gaussian noise that torch's CPU generator would draw comes out, without torch."""
+"""A seed and a shape go in; out comes the Gaussian noise of torch's CPU generator, without torch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _TWO_PI = np.float32(2 * math.pi)
 class TorchNoise:
     """The stream of ``torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))``, for float32.
 
-    A clip made from a seed here can so be made from the same seed by torch pipelines, and the other way round.
-    Values agree to 5e-7, but for about one in five million that is a last place or two further off: torch's own
-    logarithm and cosine are quick approximations, and not the same ones on every CPU.
+    So a clip made from a seed here is made from the same seed by torch pipelines, and the other way round.
+    Values agree to 5e-7, but for about one in five million that is a last place or two further off: torch's
+    own logarithm and cosine are quick approximations, and not the same ones on every CPU.
     Successive calls continue the stream as they do in torch.
 
-    The generator is the Mersenne Twister (Matsumoto and Nishimura 1998) seeded with the low 32 bits of the seed;
-    uniforms become normals by the transform of Box and Muller (1958).
+    The generator is the Mersenne Twister (Matsumoto and Nishimura 1998), seeded with the low 32 bits of the
+    seed; uniforms become normals by the transform of Box and Muller (1958).
 
     Raises:
         RequestError: the seed is no whole number, or outside ``LOWEST_SEED`` to ``HIGHEST_SEED``.
@@ -41,7 +41,7 @@ class TorchNoise:
 
     def __init__(self, seed: int) -> None:
         # Deliberately the legacy class: its stream for a seed is frozen for good, and it is torch's.
-        self._twister = np.random.RandomState(_checked_seed(seed) & 0xFFFF_FFFF)  # noqa: NPY002
+        self._twister = np.random.RandomState(_checked_seed(seed) & 0xFFFF_FFFF)
         self._spare: float | None = None
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -27,9 +27,11 @@ _COSINE_BETA_CAP = 0.999
 """Highest beta of the cosine schedule (arXiv 2102.09672, section 3.2)."""
 _LEAST_ALPHA_CUMPROD = 2.0**-24
 """Stands in for zero where a schedule ends in pure noise: float16's smallest number, as diffusers has it."""
+_DISTILLED_STEPS = 50
+"""Steps of the schedule that consistency models are usually distilled on (arXiv 2310.04378)."""
 _MOST_TIMESTEPS = 1_000_000
 
-# Settings that would make a step something else than a linear map, or time something else than a row of betas.
+# Other values would make a step something else than a linear map, or time something else than a row of betas.
 _ONLY_SUPPORTED: Mapping[str, tuple[object, ...]] = {
     "thresholding": (False, None),
     "use_flow_sigmas": (False, None),
@@ -43,11 +45,11 @@ _HINT = "Export the checkpoint again, or mend scheduler/scheduler_config.json"
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The forward process of a checkpoint: ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise``, ``a = alphas_cumprod``.
+    """A checkpoint's forward process: ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise``, ``a = alphas_cumprod``.
 
     This is what the checkpoint says. Which algorithm then walks back is the sampler's name to say, so solver
-    settings in the same file (``algorithm_type``, ``use_karras_sigmas``, ...) are not read. ``clip_sample`` is
-    not read either: latents are not bounded, and Stable Diffusion pipelines switch it off.
+    settings in the same file (``algorithm_type``, ``use_karras_sigmas``, ...) are not read. Nor is
+    ``clip_sample``: latents are not bounded, and Stable Diffusion pipelines switch it off.
     """
 
     betas: NDArray[np.float64]
@@ -59,14 +61,14 @@ class NoiseSchedule:
     timestep_spacing: str | None = None
     """One of ``TIMESTEP_SPACINGS``, or None: each sampler's own habit."""
     set_alpha_to_one: bool | None = None
-    """Whether ``ddim`` and ``pndm`` end at no noise (else at timestep 0's), or None: each sampler's own habit."""
+    """Whether ``ddim`` and ``pndm`` end at no noise (else at timestep 0's), or None: each one's own habit."""
     final_sigmas_type: str = "zero"
     """One of ``FINAL_SIGMAS``, for samplers that walk over sigmas."""
-    original_inference_steps: int = 50
+    original_inference_steps: int = _DISTILLED_STEPS
     """Steps of the schedule that a consistency model was distilled on (``lcm``)."""
     timestep_scaling: float = 10.0
     """Sharpness of a consistency model's boundary condition (``lcm``)."""
-    zero_terminal_snr: bool = field(default=False)
+    zero_terminal_snr: bool = False
     """Whether the last training timestep is pure noise."""
 
     @staticmethod
@@ -76,6 +78,8 @@ class NoiseSchedule:
         Raises:
             BundleError: a setting is missing, unknown, out of range or needs a sampler that is not linear.
         """
+        if not isinstance(config, Mapping):
+            raise BundleError("The scheduler settings are no JSON object", hint=_HINT)
         defaulted = config.get("_use_default_values") or ()
         # diffusers marks so the settings that no file stated; the next sampler then takes its own default.
         settings = {key: value for key, value in config.items() if key not in defaulted}
@@ -83,7 +87,8 @@ class NoiseSchedule:
             if settings.get(name) not in supported:
                 raise _refusal(name, settings[name])
         zero_snr = _flag(settings, "rescale_betas_zero_snr") or False
-        betas = _betas(settings)
+        # Networks are trained on single-precision betas; where nearly all is noise, their rounding shows.
+        betas = _betas(settings).astype(np.float32).astype(np.float64)
         return NoiseSchedule(
             betas=_rescaled_to_zero_snr(betas) if zero_snr else betas,
             prediction_type=_choice(settings, "prediction_type", PREDICTION_TYPES) or "epsilon",
@@ -91,7 +96,9 @@ class NoiseSchedule:
             timestep_spacing=_choice(settings, "timestep_spacing", TIMESTEP_SPACINGS),
             set_alpha_to_one=_flag(settings, "set_alpha_to_one"),
             final_sigmas_type=_choice(settings, "final_sigmas_type", FINAL_SIGMAS) or "zero",
-            original_inference_steps=_whole(settings, "original_inference_steps", 50, 1, len(betas)),
+            original_inference_steps=_whole(
+                settings, "original_inference_steps", min(_DISTILLED_STEPS, len(betas)), 1, len(betas)
+            ),
             timestep_scaling=_number(settings, "timestep_scaling", 0.0, math.inf, default=10.0),
             zero_terminal_snr=zero_snr,
         )
@@ -103,13 +110,13 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> NDArray[np.float64]:
-        """Share of the clean sample's variance that is left at each training timestep, falling from 1 to 0."""
-        return np.cumprod(1.0 - self.betas)
+        """Share of the clean sample's variance left at each training timestep, falling from 1 to 0."""
+        return np.multiply.accumulate(1.0 - self.betas)
 
     @cached_property
     def sigmas(self) -> NDArray[np.float64]:
-        """Ratio of noise to sample at each training timestep, ``sqrt((1 - a) / a)``, rising; always finite."""
-        left = np.maximum(self.alphas_cumprod, _LEAST_ALPHA_CUMPROD)
+        """Ratio of noise to sample at each training timestep, ``sqrt((1 - a) / a)``: rising, finite."""
+        left = np.where(self.alphas_cumprod > 0, self.alphas_cumprod, _LEAST_ALPHA_CUMPROD)
         return np.sqrt((1.0 - left) / left)
 
     def split(
@@ -123,7 +130,7 @@ class NoiseSchedule:
             return alpha * sample - sigma * output, alpha * output + sigma * sample
         if self.prediction_type == "sample":
             return output, (sample - alpha * output) / sigma
-        return (sample - sigma * output) / max(alpha, math.sqrt(_LEAST_ALPHA_CUMPROD)), output
+        return (sample - sigma * output) / (alpha or math.sqrt(_LEAST_ALPHA_CUMPROD)), output
 
 
 def _betas(settings: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -168,7 +175,8 @@ def _cosine_betas(count: int) -> NDArray[np.float64]:
     """Betas whose cumulative product follows a squared cosine (arXiv 2102.09672, equation 17)."""
     times = np.arange(count + 1) / count
     left = np.cos((times + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
-    return np.minimum(1.0 - left[1:] / left[:-1], _COSINE_BETA_CAP)
+    betas: NDArray[np.float64] = np.minimum(1.0 - left[1:] / left[:-1], _COSINE_BETA_CAP)
+    return betas
 
 
 def _rescaled_to_zero_snr(betas: NDArray[np.float64]) -> NDArray[np.float64]:

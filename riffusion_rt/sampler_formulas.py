@@ -1,7 +1,7 @@
 """A noise schedule, a number of steps and a start go in; one sampler's table of coefficients comes out.
 
-Each function here runs its paper's formulas once, in float64, on unit vectors instead of on latents: a unit vector
-for each register, one for the network's output, one for fresh noise. What the formulas return then *is* the table.
+Each function here runs its paper's formulas once, in float64, on unit vectors instead of on latents: one for
+each register, one for the network's output, one for fresh noise. What the formulas return *is* the table.
 Defaults are those of the diffusers scheduler that each docstring names.
 """
 
@@ -16,7 +16,7 @@ from riffusion_engine.errors import RequestError
 
 from riffusion_rt.noise_schedule import NoiseSchedule
 from riffusion_rt.sampler_table import SamplerTable
-from riffusion_rt.timestep_grid import SigmaWalk, karras_walk, no_room, sigma_walk, spaced_timesteps
+from riffusion_rt.timestep_grid import SigmaWalk, karras_walk, sigma_walk, spaced_timesteps
 
 Vector = NDArray[np.float64]
 
@@ -30,11 +30,11 @@ _ADAMS_BASHFORTH: tuple[tuple[float, ...], ...] = (
 _FIRST_ORDER_END_BELOW = 15
 """Walks with fewer steps end at first order, where second order is not stable (arXiv 2211.01095)."""
 _CONSISTENCY_SIGMA_DATA = 0.5
-"""Standard deviation of the data in a consistency model's boundary condition (arXiv 2310.04378, section 4.1)."""
+"""Standard deviation of the data in consistency models' boundary condition (arXiv 2303.01469, appendix C)."""
 
 
 class Row(NamedTuple):
-    """One step on unit vectors: what each register becomes, and the clean latents that the network predicts."""
+    """One step on unit vectors: what each register becomes, and the clean latents predicted."""
 
     registers: tuple[Vector, ...]
     denoised: Vector
@@ -89,10 +89,11 @@ def pseudo_linear_multistep(schedule: NoiseSchedule, steps: int, start: int) -> 
 
 
 def euler(schedule: NoiseSchedule, steps: int, start: int, *, ancestral: bool) -> SamplerTable:
-    """Euler's method over sigmas (arXiv 2206.00364, algorithm 2), where latents are ``x_0 + sigma noise``.
+    """Euler's method over sigmas, on latents that are ``x_0 + sigma noise``.
 
-    ``ancestral`` steps too far down and adds fresh noise back (arXiv 2006.11239, with the posterior's variance).
-    As ``EulerDiscreteScheduler`` and ``EulerAncestralDiscreteScheduler``.
+    This is algorithm 1 of arXiv 2206.00364 without its correction. ``ancestral`` steps too far down and adds
+    fresh noise back, as much as the posterior of arXiv 2006.11239 has. As ``EulerDiscreteScheduler`` and
+    ``EulerAncestralDiscreteScheduler``.
     """
     end = "zero" if ancestral else schedule.final_sigmas_type
     full = sigma_walk(schedule, spaced_timesteps(schedule, steps, "linspace", whole=False), end)
@@ -138,7 +139,7 @@ def dpm_solver_2m(schedule: NoiseSchedule, steps: int, start: int, *, karras: bo
 
 
 def unified_predictor_corrector(schedule: NoiseSchedule, steps: int, start: int) -> SamplerTable:
-    """UniPC of second order, variant B2: each output also corrects the step that led to it (arXiv 2302.04867).
+    """UniPC of second order, variant B2 (arXiv 2302.04867): an output also corrects the step that led to it.
 
     As ``UniPCMultistepScheduler``.
     """
@@ -155,13 +156,15 @@ def unified_predictor_corrector(schedule: NoiseSchedule, steps: int, start: int)
         direction = clean
         if order == 2:
             direction = clean + walk.log_ratio(step) / walk.log_ratio(step - 1) * (clean - before) / 2
-        rows.append(Row((_exponential_step(walk, step, corrected, direction), corrected, clean, before), clean))
+        rows.append(
+            Row((_exponential_step(walk, step, corrected, direction), corrected, clean, before), clean)
+        )
     names = ("latents", "corrected latents", "clean 1 ago", "clean 2 ago")
     return _table("unipc", names, walk.timesteps, rows, _walk_levels(walk))
 
 
 def consistency(schedule: NoiseSchedule, steps: int, start: int) -> SamplerTable:
-    """Multistep sampling of a latent consistency model (arXiv 2310.04378, algorithm 3).
+    """Multistep sampling of a latent consistency model (arXiv 2310.04378).
 
     As ``LCMScheduler``: the timesteps are picked from those that the model was distilled on.
     """
@@ -185,15 +188,16 @@ def consistency(schedule: NoiseSchedule, steps: int, start: int) -> SamplerTable
 
 
 def _exponential_step(walk: SigmaWalk, step: int, latents: Vector, clean: Vector) -> Vector:
-    """Exact step for a clean prediction that stays put (arXiv 2211.01095, equation 8, first order)."""
-    kept = walk.sigmas[step + 1] / walk.sigmas[step]
-    return walk.sigma[step + 1] / walk.sigma[step] * latents + walk.alpha[step + 1] * (1 - kept) * clean
+    """The step that is exact if the clean prediction stays put (arXiv 2211.01095 at first order)."""
+    kept = float(walk.sigma[step + 1] / walk.sigma[step])
+    gained = float(walk.alpha[step + 1] * (1 - walk.sigmas[step + 1] / walk.sigmas[step]))
+    return kept * latents + gained * clean
 
 
 def _corrected(
     walk: SigmaWalk, step: int, base: Vector, cleans: tuple[Vector, Vector, Vector], *, order: int
 ) -> Vector:
-    """Retake a step now that the prediction at its far end is known (arXiv 2302.04867, equation 9).
+    """Retake a step now that the prediction at its far end is known (UniC of arXiv 2302.04867).
 
     ``cleans`` are the predictions at the step before, at this step and at its far end.
     """
@@ -207,8 +211,9 @@ def _corrected(
         # Moments of e^-h that the weights of both differences must match; B(h) = e^-h - 1 divides them.
         first = np.expm1(-h) / -h - 1
         second = first / -h - 1 / 2
-        weights = np.linalg.solve([[1.0, 1.0], [ratio, 1.0]], np.array([first, 2 * second]) / np.expm1(-h))
-        change = weights[0] * (before - here) / ratio + weights[1] * ahead
+        moments = first / np.expm1(-h), 2 * second / np.expm1(-h)
+        weight = (moments[1] - moments[0]) / (ratio - 1)
+        change = weight * (before - here) / ratio + (moments[0] - weight) * ahead
     return _exponential_step(walk, step, base, here + change)
 
 
@@ -220,8 +225,6 @@ def _solver_walk(schedule: NoiseSchedule, steps: int) -> SigmaWalk:
 def _level(schedule: NoiseSchedule, timestep: float, *, ends_clean: bool = False) -> tuple[float, float]:
     """Shares of clean sample and noise at a training timestep; below 0 the walk has ended."""
     index = int(timestep)
-    if index >= schedule.train_timesteps:
-        raise no_room(schedule.train_timesteps)
     left = 1.0 if index < 0 and ends_clean else float(schedule.alphas_cumprod[max(index, 0)])
     return float(np.sqrt(left)), float(np.sqrt(1 - left))
 
@@ -241,7 +244,7 @@ def _unit_vectors(registers: int) -> tuple[Vector, ...]:
 
 
 def _mix(weights: Iterable[float], vectors: Iterable[Vector]) -> Vector:
-    return np.sum([weight * vector for weight, vector in zip(weights, vectors, strict=False)], axis=0)
+    return sum((weight * vector for weight, vector in zip(weights, vectors, strict=False)), start=np.zeros(1))
 
 
 def _checked_start(start: int, count: int) -> int:

@@ -1,4 +1,4 @@
-"""A table of coefficients and a network's outputs go in; denoised latents come out, by sums of products alone.
+"""A table of coefficients and a network's outputs go in; denoised latents come out, by weighted sums alone.
 
 A sampler is a small linear system whose only nonlinearity is the network outside it. Its memory is a row of
 registers, each as large as the latents, and register 0 holds the latents themselves. Step ``i`` reads::
@@ -58,12 +58,12 @@ class SamplerTable:
     ) -> NDArray[np.float32]:
         """Clean latents brought to the noise level at which latents enter ``step`` (0..T).
 
-        With step 0 this starts an image-to-image walk; with ``i + 1`` it is what a mask mixes in after step i.
+        Step 0 starts an image-to-image walk; ``i + 1`` is what a mask mixes in after step i.
         """
         return _weighted_sum((self.original_scale[step], self.noise_scale[step]), (original, noise))
 
     def begin(self, latents: NDArray[np.float32]) -> SamplerState:
-        """Start a walk: from ``init_noise_sigma * noise`` for text, from ``noised(original, noise)`` for images."""
+        """Start a walk from ``init_noise_sigma * noise`` (text) or ``noised(original, noise)`` (image)."""
         first = np.asarray(latents, np.float32)
         empty = np.zeros_like(first)
         return SamplerState(self, (first, *(empty for _ in self.registers[1:])))
@@ -104,7 +104,8 @@ class SamplerState:
         if self.table.takes_noise(step):
             if noise is None:
                 raise RequestError(
-                    f"Step {step} of {self.table.sampler} needs noise", hint="Pass noise where takes_noise(step)"
+                    f"Step {step} of {self.table.sampler} needs noise",
+                    hint="Pass noise where takes_noise(step)",
                 )
             _check_shape("The noise", noise, self.latents)
             columns.append(np.asarray(noise, np.float32))
@@ -121,8 +122,10 @@ class SamplerState:
 
 
 def _weighted_sum(weights: ArrayLike, arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Sum of weight times array in float32. Zero weights are skipped, and a lone weight of one copies nothing."""
-    terms = [(weight, array) for weight, array in zip(np.asarray(weights), arrays, strict=False) if weight != 0]
+    """Sum of weight times array in float32; zero weights are skipped, a lone one copies nothing."""
+    terms = [
+        (weight, array) for weight, array in zip(np.asarray(weights), arrays, strict=False) if weight != 0
+    ]
     if not terms:
         return np.zeros_like(arrays[0])
     (weight, array), *others = terms

@@ -1,4 +1,4 @@
-"""A sampler's name, a noise schedule and a number of steps go in; the sampler's table of coefficients comes out."""
+"""A sampler's name, a noise schedule and a number of steps go in; its table of coefficients comes out."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ SAMPLERS: tuple[str, ...] = tuple(_FORMULAS)
 def sampler_table(name: str, schedule: NoiseSchedule, steps: int, *, start: int = 0) -> SamplerTable:
     """Build the table of a sampler.
 
-    It walks as the diffusers scheduler of that name does when made from the same settings. ``pndm`` evaluates the
-    network once more than there are steps, as Stable Diffusion uses it.
+    It walks as the diffusers scheduler of that name does when made from the same settings. ``pndm`` evaluates
+    the network once more than there are steps, as Stable Diffusion uses it.
 
     Args:
         name: one of ``SAMPLERS``.
@@ -55,12 +55,14 @@ def sampler_table(name: str, schedule: NoiseSchedule, steps: int, *, start: int 
         start: evaluations left out at the noisy end of the full walk, as ``image_start`` gives it.
 
     Raises:
-        RequestError: there is no such sampler, ``steps`` or ``start`` is out of range, or the schedule has no room
-            for so many steps.
+        RequestError: there is no such sampler, ``steps`` or ``start`` is out of range, or the schedule has no
+            room for so many steps.
     """
     formula = _FORMULAS.get(name)
     if formula is None:
-        raise RequestError(f"There is no sampler {name!r}", hint=f"Choose --sampler from {', '.join(SAMPLERS)}")
+        raise RequestError(
+            f"There is no sampler {name!r}", hint=f"Choose --sampler from {', '.join(SAMPLERS)}"
+        )
     most = schedule.original_inference_steps if name == "lcm" else schedule.train_timesteps
     steps, start = _checked_steps(steps, most), _whole("Start", start)
     # Timesteps that coincide make a solver divide by zero: its table is then not finite, and refused below.
@@ -74,8 +76,8 @@ def sampler_table(name: str, schedule: NoiseSchedule, steps: int, *, start: int 
 def image_start(steps: int, strength: float) -> int:
     """Where an image-to-image walk starts: the ``start`` for ``sampler_table``.
 
-    Strength is the share of the walk that is run: 1 repaints wholly, little keeps the image. The rule is that of
-    diffusers' image-to-image pipeline, the same for every sampler here: 0.75 of 50 steps runs the last 37
+    Strength is the share of the walk that is run: 1 repaints wholly, little keeps the image. The rule is that
+    of diffusers' image-to-image pipeline, the same for every sampler here: 0.75 of 50 steps runs the last 37
     (``pndm``, with its one evaluation more, 38).
 
     Raises:
@@ -97,7 +99,9 @@ def _checked_steps(steps: int, most: int | None = None) -> int:
     if whole < 1:
         raise RequestError(f"{whole} steps make no clip", hint="Try --steps 20")
     if most is not None and whole > most:
-        raise RequestError(f"{whole} steps are more than the {most} there are", hint=f"Try --steps {min(most, 20)}")
+        raise RequestError(
+            f"{whole} steps are more than the {most} there are", hint=f"Try --steps {min(most, 20)}"
+        )
     return whole
 
 

@@ -1,8 +1,9 @@
-"""A noise schedule and a number of steps go in; the timesteps and noise levels that a walk visits come out."""
+"""A noise schedule and a number of steps go in; the timesteps and noise levels of a walk come out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ def spaced_timesteps(
 ) -> NDArray[np.float64]:
     """(steps,) training timesteps, falling, laid over the schedule (arXiv 2305.08891, table 2).
 
-    The schedule's own spacing goes before ``spacing``. ``count_end`` spaces them as if the end of the walk were
-    one more step; ``whole`` rounds to trained timesteps.
+    The schedule's own spacing goes before ``spacing``. ``count_end`` spaces them as if the end of the walk
+    were one more step; ``whole`` rounds to trained timesteps.
 
     Raises:
         RequestError: a timestep falls outside the schedule.
@@ -29,7 +30,7 @@ def spaced_timesteps(
     train = schedule.train_timesteps
     points = steps + count_end
     if spacing == "leading":
-        timesteps = np.arange(points)[::-1] * (train // points) + float(schedule.steps_offset)
+        timesteps = np.arange(points, dtype=np.float64)[::-1] * (train // points) + schedule.steps_offset
     elif spacing == "trailing":
         timesteps = np.round(train - np.arange(steps) * (train / steps)) - 1.0
     else:
@@ -55,19 +56,19 @@ class SigmaWalk:
     sigmas: NDArray[np.float64]
     """(T + 1,) ratio of noise to sample; the last is where the walk ends, usually 0."""
 
-    @property
+    @cached_property
     def alpha(self) -> NDArray[np.float64]:
         """(T + 1,) share of the clean sample where variance is preserved."""
         return 1.0 / np.sqrt(1.0 + self.sigmas**2)
 
-    @property
+    @cached_property
     def sigma(self) -> NDArray[np.float64]:
         """(T + 1,) share of the noise where variance is preserved."""
         return self.sigmas * self.alpha
 
-    def log_ratio(self, step: int) -> float:
+    def log_ratio(self, step: int) -> np.float64:
         """How far a step goes: the growth of the log signal-to-noise amplitude (infinite down to sigma 0)."""
-        return float(np.log(self.sigmas[step] / self.sigmas[step + 1]))
+        return np.float64(np.log(self.sigmas[step] / self.sigmas[step + 1]))
 
     def from_step(self, start: int) -> SigmaWalk:
         """The rest of the walk from a step on."""
@@ -81,7 +82,7 @@ def sigma_walk(schedule: NoiseSchedule, timesteps: NDArray[np.float64], final_si
 
 
 def karras_walk(schedule: NoiseSchedule, steps: int) -> SigmaWalk:
-    """A walk over the schedule's whole range of sigmas, denser where it is quiet (arXiv 2206.00364, equation 5)."""
+    """A walk over the whole range of sigmas, denser where it is quiet (arXiv 2206.00364, equation 5)."""
     loudest, quietest = schedule.sigmas[-1], schedule.sigmas[0]
     ramp = np.linspace(loudest ** (1 / _KARRAS_RHO), quietest ** (1 / _KARRAS_RHO), steps)
     sigmas = ramp**_KARRAS_RHO
