@@ -1,3 +1,41 @@
-"""Type a prompt, get music: the torch-free Riffusion runtime."""
+"""Type a prompt, get music: the torch-free Riffusion runtime.
+
+>>> from riffusion_rt import Riffusion
+>>> clip = Riffusion().generate("funky piano", seed=1)
+>>> clip.save("riff.wav")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from riffusion_engine.errors import RiffusionError as RiffusionError
+    from riffusion_rt.clip import Clip as Clip
+    from riffusion_rt.pipeline import Riffusion as Riffusion
+    from riffusion_rt.pipeline import StepProgress as StepProgress
+    from riffusion_rt.request import ClipRequest as ClipRequest
 
 __version__ = "0.1.0"
+__all__ = ["Clip", "ClipRequest", "Riffusion", "RiffusionError", "StepProgress", "__version__"]
+
+_HOMES = {
+    "Clip": "riffusion_rt.clip",
+    "ClipRequest": "riffusion_rt.request",
+    "Riffusion": "riffusion_rt.pipeline",
+    "RiffusionError": "riffusion_engine.errors",
+    "StepProgress": "riffusion_rt.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

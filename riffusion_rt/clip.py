@@ -1,0 +1,104 @@
+"""A finished piece of sound with its picture and its request: play it, show it, save it, and make it again."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riffusion_rt import __version__
+from riffusion_rt.request import ClipRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from riffusion_engine.spectrogram_params import SpectrogramParams
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """What ``Riffusion.generate`` returns."""
+
+    samples: NDArray[np.float32]
+    """(channels, n) in ±1; n is columns × hop length: 225,792 for 512 columns."""
+    image: Image.Image
+    """The spectrogram image, RGB, one column a hop."""
+    params: SpectrogramParams
+    """How picture and sound belong together."""
+    request: ClipRequest
+    """The request with every default filled in."""
+    model: str
+    """Name of the bundle."""
+    max_value: float
+    """Magnitude of a black pixel."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds spent in each stage."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return self.params.sample_rate
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of sound."""
+        return float(self.samples.shape[1] / self.sample_rate)
+
+    def metadata(self) -> dict[str, str]:
+        """What the files carry, so that the clip can be made again: software, model and the request as JSON."""
+        return {
+            "software": f"riffusion-rt {__version__}",
+            "title": self.request.prompt,
+            "model": self.model,
+            "request": json.dumps(self.request.settings(), ensure_ascii=False, sort_keys=True),
+        }
+
+    def save(self, path: Path | str) -> tuple[Path, Path]:
+        """Write the audio to ``path`` (.wav, .flac, .ogg, .mp3) and the picture beside it, as ``.png``.
+
+        Returns:
+            The two paths.
+
+        Raises:
+            AudioFileError: the suffix is none of the four.
+            OutputError: the place cannot be written.
+        """
+        from riffusion_rt.audio_file import write_audio
+        from riffusion_rt.spectrogram_image import save_png
+
+        audio_path = Path(path)
+        image_path = audio_path.with_suffix(".png")
+        write_audio(audio_path, self.samples, self.sample_rate, self.metadata())
+        save_png(self.image, image_path, self.params, self.max_value, self.metadata())
+        return audio_path, image_path
+
+    def to_wav(self) -> bytes:
+        """The clip as a 16-bit WAV file in memory."""
+        import soundfile
+
+        buffer = io.BytesIO()
+        soundfile.write(buffer, self.samples.T, self.sample_rate, "PCM_16", format="WAV")
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """A player above the spectrogram, for notebooks."""
+        picture = io.BytesIO()
+        self.image.save(picture, "PNG")
+        sound = base64.b64encode(self.to_wav()).decode()
+        image = base64.b64encode(picture.getvalue()).decode()
+        title = html.escape(f"{self.request.prompt} (seed {self.request.seed})")
+        return (
+            f'<figure><figcaption>{title}</figcaption><audio controls src="data:audio/wav;base64,{sound}"></audio><br>'
+            f'<img alt="Spectrogram of {title}" src="data:image/png;base64,{image}"></figure>'
+        )
+
+    def __repr__(self) -> str:
+        settings: dict[str, Any] = self.request.settings()
+        return f"Clip({settings['prompt']!r}, seed={settings['seed']}, {self.duration_s:.2f} s, model={self.model!r})"

@@ -1,0 +1,139 @@
+"""What a clip is asked to be: one frozen record that Python, the command line and a server share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Le
+
+from riffusion_engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from riffusion_engine.manifest import SamplingDefaults
+
+Picture = Union["Image.Image", Path, str]
+"""A picture in memory, or the path of one."""
+
+MAX_SEED = 2**64 - 1
+MAX_PROMPT_CHARACTERS = 20_000
+"""Longer prompts are refused before they reach the tokenizer: a mistake or an attack, not a description."""
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One clip. ``None`` means the model's own default, as its manifest states it.
+
+    With ``seed_image`` the clip is drawn from that picture (image to image): the larger ``strength``, the less of it
+    remains. With ``mask`` as well, white areas are drawn anew, black ones kept, grey ones blended.
+    """
+
+    prompt: str
+    """What to play. ``(word)``, ``[word]`` and ``(word:1.3)`` stress or soften; any length."""
+    negative_prompt: str = ""
+    """What to stay away from; works when guidance is above 1."""
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    """Same seed, same request, same model: same clip."""
+    steps: Annotated[int, Ge(1), Le(1000)] | None = None
+    """Denoising steps."""
+    guidance: Annotated[float, Ge(0), Le(100)] | None = None
+    """How much the prompt outweighs the empty prompt; 1 or less turns guidance off and halves the work."""
+    sampler: str | None = None
+    """One of ``riffusion_rt.samplers.SAMPLERS``."""
+    strength: Annotated[float, Ge(0), Le(1)] | None = None
+    """Share of the steps that are redone on a seed image."""
+    seed_image: Picture | None = None
+    """The picture to start from."""
+    mask: Picture | None = None
+    """Where the seed image may change."""
+
+    def __post_init__(self) -> None:
+        """Check everything that needs no model.
+
+        Raises:
+            RequestError: a value is of the wrong type, outside its range, or contradicts another one.
+        """
+        _check_ranges(self)
+        if len(self.prompt) > MAX_PROMPT_CHARACTERS or len(self.negative_prompt) > MAX_PROMPT_CHARACTERS:
+            raise RequestError(
+                f"A prompt may have {MAX_PROMPT_CHARACTERS:,} characters",
+                hint="Shorten it to what should be heard",
+            )
+        if self.sampler is not None:
+            from riffusion_rt.samplers import SAMPLERS
+
+            if self.sampler not in SAMPLERS:
+                raise RequestError(
+                    f"There is no sampler {self.sampler!r}", hint=f"Choose one of: {', '.join(SAMPLERS)}"
+                )
+        if self.seed_image is None and (self.mask is not None or self.strength is not None):
+            given = "mask" if self.mask is not None else "strength"
+            raise RequestError(
+                f"A {given} needs a picture to work on", hint="Add a seed image (--seed-image FILE)"
+            )
+
+    def resolved(self, defaults: SamplingDefaults) -> ClipRequest:
+        """The same request with the model's ``defaults`` in place of ``None``."""
+        return dataclasses.replace(
+            self,
+            steps=self.steps if self.steps is not None else defaults.steps,
+            guidance=self.guidance if self.guidance is not None else defaults.guidance,
+            sampler=self.sampler if self.sampler is not None else defaults.sampler,
+            strength=(self.strength if self.strength is not None else defaults.strength)
+            if self.seed_image is not None
+            else None,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The request as plain JSON values; pictures in memory become ``"(picture)"``, paths their text."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("seed_image", "mask"):
+            picture = values[name]
+            if picture is not None:
+                values[name] = str(picture) if isinstance(picture, str | Path) else "(picture)"
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def field_range(name: str) -> tuple[float, float] | None:
+    """The least and greatest value of a ``ClipRequest`` field, or None if it has no range."""
+    bounds = _bounds(get_type_hints(ClipRequest, include_extras=True, localns=_hint_names())[name])
+    return bounds[1:] if bounds else None
+
+
+def _hint_names() -> dict[str, Any]:
+    return {"Image": type("Image", (), {"Image": object})}
+
+
+def _bounds(hint: Any) -> tuple[type, float, float] | None:
+    """(type, least, greatest) of an ``Annotated`` number, also inside a union with None."""
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        least: Any = next(note.ge for note in notes if isinstance(note, Ge))
+        greatest: Any = next(note.le for note in notes if isinstance(note, Le))
+        return kind, least, greatest
+    for option in get_args(hint):
+        if (found := _bounds(option)) is not None:
+            return found
+    return None
+
+
+def _check_ranges(request: ClipRequest) -> None:
+    for name in ("prompt", "negative_prompt"):
+        if not isinstance(getattr(request, name), str):
+            raise RequestError(f"{name} must be text, not {getattr(request, name)!r}", hint="Pass a string")
+    hints = get_type_hints(ClipRequest, include_extras=True, localns=_hint_names())
+    for field in dataclasses.fields(request):
+        value, bounds = getattr(request, field.name), _bounds(hints[field.name])
+        if bounds is None or value is None:
+            continue
+        kind, least, greatest = bounds
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole or (kind is float and isinstance(value, float))) or not least <= value <= greatest:
+            number = "a whole number" if kind is int else "a number"
+            raise RequestError(
+                f"{field.name} must be {number} from {least} to {greatest}, not {value!r}",
+                hint=f"Choose {field.name} within its range",
+            )

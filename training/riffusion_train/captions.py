@@ -1,0 +1,52 @@
+"""A clip's facts in, an English caption out: varied, so that the text encoder learns words and not sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from riffusion_train.catalogue import MOOD_WORDS, PATTERN_WORDS, TEMPO_WORDS, Instrument
+
+UNTUNED_FEELS = frozenset({"beats", "typewriter"})
+"""Feels without pitch: they have neither mood nor pattern words."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One player of a clip: the instrument and the pattern that it plays."""
+
+    instrument: Instrument
+    pattern: str
+
+
+def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode: str) -> str:
+    """A caption of one to about ten words; the instrument is always named, everything else only sometimes."""
+    subjects = [_subject(rng, part) for part in parts]
+    joiner = str(rng.choice([" and ", " with ", " and "]))
+    words = joiner.join(subjects)
+    front: list[str] = []
+    if rng.random() < 0.35:
+        front.append(_pick(rng, TEMPO_WORDS[beats]))
+    if rng.random() < 0.25 and all(part.instrument.feel not in UNTUNED_FEELS for part in parts):
+        front.append(_pick(rng, MOOD_WORDS[mode]))
+    text = " ".join([*front, words])
+    form = rng.random()
+    if form < 0.08:
+        return f"the sound of {text}"
+    if form < 0.14:
+        return f"{text} music"
+    if form < 0.18:
+        return f"a recording of {text}"
+    return text
+
+
+def _subject(rng: np.random.Generator, part: Part) -> str:
+    name = _pick(rng, part.instrument.names)
+    if part.instrument.feel in UNTUNED_FEELS or rng.random() > 0.3:
+        return name
+    return f"{name} {_pick(rng, PATTERN_WORDS[part.pattern])}"
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]

@@ -1,0 +1,217 @@
+"""Latents and captions in, a UNet and a text encoder out: trained together on the noise-prediction objective."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from riffusion_export.clip_tokenizer import write_clip_tokenizer
+from riffusion_train.autoencoder import TrainingProgress, encode_pictures, warm_cosine
+from riffusion_train.checkpointing import load_state, save_state
+from riffusion_train.cpu_group_norm import quicken_group_norms
+from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts
+
+TEXT_WIDTH = 256
+VOCABULARY = 1_200
+
+NOISE_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
+"""Stable Diffusion v1's, so that every one of its samplers works here too."""
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe:
+    """How long and how fast; ``minutes`` of wall time set the length of the cosine schedule."""
+
+    minutes: float = 45.0
+    batch: int = 16
+    learning_rate: float = 6e-4
+    empty_caption_share: float = 0.1
+    ema_decay: float = 0.999
+    snr_cap: float = 5.0
+    """Cap of the signal-to-noise ratio in the loss weight (min-SNR, arXiv 2303.09556)."""
+    seed: int = 0
+
+
+class PromptedUNet(nn.Module):
+    """The two models that learn together."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, latents: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
+        """Predict the noise in ``latents`` (n, c, h, w) at ``timesteps`` (n,) for ``token_ids`` (n, 77)."""
+        states = self.text_encoder(token_ids).last_hidden_state
+        prediction: Tensor = self.unet(latents, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        return prediction
+
+
+def build_unet(
+    channels: tuple[int, ...] = (128, 192, 256), latent_channels: int = 16
+) -> UNet2DConditionModel:
+    """A UNet over 32×32 latents with attention everywhere but at the top resolution, where it is slow on CPUs."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (len(channels) - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (len(channels) - 1), "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=8,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A narrow CLIPTextModel, to be trained along with the UNet."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            projection_dim=TEXT_WIDTH,
+        )
+    )
+
+
+def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iterator[TrainingProgress]:
+    """Train on ``run/clips`` as encoded by ``run/vae``; resume; leave ``unet``, ``text_encoder``, ``tokenizer`` in ``run``."""
+    torch.manual_seed(recipe.seed)
+    facts = read_facts(run / "clips")
+    latents = cached_latents(run, len(facts))
+    if not (run / "tokenizer" / "vocab.json").exists():
+        write_clip_tokenizer(run / "tokenizer", [f.caption for f in facts], VOCABULARY)
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    model = PromptedUNet(build_unet(), build_text_encoder(tokenizer))
+    model.unet.to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    quicken_group_norms(model.unet)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2
+    )
+    state = load_state(run / "denoiser.pt", model=model, average=average, optimizer=optimizer)
+    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
+    alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
+    tokens = _token_ids(tokenizer, facts)
+    empty = _token_ids(tokenizer, [ClipFacts("", (), 8, "major")])[0]
+    rng = np.random.default_rng([recipe.seed, step])
+    started, budget, running = time.monotonic() - spent, recipe.minutes * 60, math.nan
+    while (elapsed := time.monotonic() - started) < budget:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * warm_cosine(step, elapsed / budget, warm_steps=200)
+        chosen = rng.integers(len(facts), size=recipe.batch)
+        clean = torch.from_numpy(
+            np.stack([roll_by_beats(rng, latents[i], facts[i].beats) for i in chosen])
+        ).float()
+        ids = tokens[chosen].clone()
+        ids[torch.from_numpy(rng.random(recipe.batch) < recipe.empty_caption_share)] = empty
+        timesteps = torch.from_numpy(rng.integers(len(alphas), size=recipe.batch))
+        noise = torch.randn_like(clean)
+        level = alphas[timesteps][:, None, None, None]
+        noisy = (level.sqrt() * clean + (1 - level).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = model(noisy, timesteps, ids)
+        snr = level.flatten() / (1 - level.flatten())
+        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        loss = (error * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _follow(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
+        value = float(error.detach().mean())
+        running = value if math.isnan(running) else 0.98 * running + 0.02 * value
+        if step % 20 == 0:
+            yield TrainingProgress(step, elapsed / budget, value, running)
+        if step % 200 == 0:
+            save_state(
+                run / "denoiser.pt",
+                model=model,
+                average=average,
+                optimizer=optimizer,
+                step=step,
+                spent=elapsed,
+            )
+            _save(average, run)
+    save_state(
+        run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=elapsed
+    )
+    _save(average, run)
+
+
+def roll_by_beats(rng: np.random.Generator, latent: NDArray[np.floating], beats: int) -> NDArray[np.floating]:
+    """Roll a latent (c, h, w) in time by a random whole number of beats that is a whole number of latent columns.
+
+    Beats stay on the grid that every clip of that tempo shares, so that walks between clips stay on the beat.
+    """
+    width = latent.shape[-1]
+    laps = math.gcd(beats, width)
+    return np.roll(latent, int(rng.integers(laps)) * (width // laps), axis=-1)
+
+
+def cached_latents(run: Path, count: int) -> NDArray[np.float16]:
+    """Latents of the first ``count`` clips, float16 (count, c, h, w), encoded once and kept in the run."""
+    path = run / "latents.npy"
+    if path.exists() and len(latents := np.load(path)) >= count:
+        return np.asarray(latents[:count])
+    model = AutoencoderKL.from_pretrained(run / "vae").eval().to(memory_format=torch.channels_last)
+    quicken_group_norms(model)
+    pictures = open_pictures(run / "clips")[:count]
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = np.concatenate([_encode_loops(model, pictures[i : i + 8]) for i in range(0, count, 8)])
+    np.save(path, latents)
+    return np.asarray(latents)
+
+
+def _encode_loops(model: AutoencoderKL, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Latents of looping pictures, as if the encoder's padding were circular: its edges are cut off again."""
+    factor = 2 ** (len(model.config.block_out_channels) - 1)
+    edge = 2 * factor
+    wrapped = np.concatenate([pictures[:, :, -edge:], pictures, pictures[:, :, :edge]], axis=2)
+    return encode_pictures(model, wrapped)[..., 2:-2].astype(np.float16)
+
+
+def _token_ids(tokenizer: CLIPTokenizer, facts: list[ClipFacts]) -> Tensor:
+    texts = [f.caption for f in facts]
+    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _save(model: PromptedUNet, run: Path) -> None:
+    model.unet.save_pretrained(run / "unet")
+    model.text_encoder.save_pretrained(run / "text_encoder")
+    (run / "noise_schedule.json").write_text(json.dumps(NOISE_SCHEDULE))

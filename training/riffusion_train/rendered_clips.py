@@ -1,0 +1,146 @@
+"""A seed in, a data set out: pictures of rendered loops with their captions and their facts.
+
+The folder holds ``pictures.npy`` (uint8, clips × bands × columns, as in a spectrogram image's channel) and
+``clips.jsonl`` (caption, labels, beats, mode). Clip ``i`` depends on the seed and on ``i`` alone, so a rendering
+can be resumed, split over processes, and repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_train.captions import Part, caption
+from riffusion_train.catalogue import BEATS_PER_CLIP, INSTRUMENTS, Instrument
+from riffusion_train.phrases import Setting, compose, draw_setting
+from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra, typewriter
+
+COLUMNS = 512
+DUO_SHARE = 0.12
+"""Share of clips with two players."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a rendered clip."""
+
+    caption: str
+    labels: tuple[str, ...]
+    beats: int
+    mode: str
+
+
+def render_clip(
+    orchestra: Orchestra, seed: int, index: int, *, label: str | None = None
+) -> tuple[NDArray[np.float32], ClipFacts]:
+    """Clip ``index`` of the data set of ``seed``: samples float32 (225,792,) in ±1, and its facts.
+
+    ``label`` fixes the (only) instrument instead of drawing it.
+    """
+    params = SpectrogramParams()
+    samples = COLUMNS * params.hop_length
+    rng = np.random.default_rng([seed, index])
+    beats = int(rng.choice(BEATS_PER_CLIP, p=[0.2, 0.4, 0.25, 0.15]))
+    setting = draw_setting(rng, beats)
+    chosen = [i for i in INSTRUMENTS if i.label == label] if label else list(_draw_players(rng))
+    parts = tuple(Part(i, str(rng.choice(list(i.patterns)))) for i in chosen)
+    sound = np.zeros(samples, np.float32)
+    for part in parts:
+        sound += _balanced(_play(orchestra, rng, part, setting, samples))
+    facts = ClipFacts(
+        caption(rng, parts, beats, setting.mode),
+        tuple(p.instrument.label for p in parts),
+        beats,
+        setting.mode,
+    )
+    return sound / max(float(np.abs(sound).max()), 1e-6), facts
+
+
+def _draw_players(rng: np.random.Generator) -> tuple[Instrument, ...]:
+    weights = np.array([i.weight for i in INSTRUMENTS])
+    count = 2 if rng.random() < DUO_SHARE else 1
+    return tuple(
+        INSTRUMENTS[int(k)]
+        for k in rng.choice(len(INSTRUMENTS), size=count, replace=False, p=weights / weights.sum())
+    )
+
+
+def _play(
+    orchestra: Orchestra, rng: np.random.Generator, part: Part, setting: Setting, samples: int
+) -> NDArray[np.float32]:
+    if part.instrument.feel == "typewriter":
+        return typewriter(rng, setting.beats, samples)
+    notes = compose(rng, part.instrument, setting, part.pattern)
+    drums = bool(part.instrument.drum_kits)
+    programs = part.instrument.drum_kits or part.instrument.programs
+    return orchestra.play([(drums, int(rng.choice(list(programs))), notes)], setting.beats, samples)
+
+
+def _balanced(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(sound / max(float(np.sqrt(np.mean(sound**2))), 1e-6) * 0.1, np.float32)
+
+
+def picture_of(sound: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The spectrogram image's one channel, uint8 (bands, columns), of a looping mono clip in ±1."""
+    from riffusion_rt.spectrogram import mel_spectrogram
+    from riffusion_rt.spectrogram_image import image_from_mel
+
+    params = SpectrogramParams()
+    mel = mel_spectrogram(sound[None], params, columns=COLUMNS, loop=True)
+    return np.asarray(image_from_mel(mel, params))[:, :, 0]
+
+
+_orchestra: Orchestra | None = None
+
+
+def _open_orchestra(soundfont: Path) -> None:
+    global _orchestra
+    _orchestra = Orchestra(soundfont)
+
+
+def _work(job: tuple[int, int]) -> tuple[int, NDArray[np.uint8], ClipFacts]:
+    assert _orchestra is not None
+    sound, facts = render_clip(_orchestra, *job)
+    return job[1], picture_of(sound), facts
+
+
+def render_dataset(
+    folder: Path, count: int, *, seed: int = 0, soundfont: Path = DEBIAN_SOUNDFONT, processes: int = 2
+) -> Iterator[int]:
+    """Render clips 0 … count-1 into ``folder``, yielding how many are done; what is already there is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = folder / "clips.jsonl"
+    done = len(listing.read_text().splitlines()) if listing.exists() else 0
+    pictures = open_pictures(folder, count)
+    with (
+        ProcessPoolExecutor(processes, initializer=_open_orchestra, initargs=(soundfont,)) as pool,
+        listing.open("a") as lines,
+    ):
+        for index, picture, facts in pool.map(_work, [(seed, i) for i in range(done, count)], chunksize=8):
+            pictures[index] = picture
+            lines.write(json.dumps({"index": index, **asdict(facts)}) + "\n")
+            lines.flush()
+            yield index + 1
+    del pictures  # flushes the memory map
+
+
+def open_pictures(folder: Path, count: int | None = None) -> NDArray[np.uint8]:
+    """The data set's pictures, memory-mapped: created for ``count`` clips if they are not there yet."""
+    path = folder / "pictures.npy"
+    if count is not None and not path.exists():
+        shape = (count, SpectrogramParams().bands, COLUMNS)
+        return np.asanyarray(np.lib.format.open_memmap(path, "w+", np.uint8, shape))
+    return np.asanyarray(np.lib.format.open_memmap(path, "r+" if count is not None else "r"))
+
+
+def read_facts(folder: Path) -> list[ClipFacts]:
+    """The facts of every clip rendered so far, in order."""
+    rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
+    return [ClipFacts(r["caption"], tuple(r["labels"]), r["beats"], r["mode"]) for r in rows]
