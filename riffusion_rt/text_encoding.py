@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from riffusion_engine.errors import NumericsError
 
+from riffusion_engine.errors import NumericsError
 from riffusion_rt.prompt import WEIGHT_LIMIT, parse_weights
 from riffusion_rt.tokenizer import PromptTokenizer
 

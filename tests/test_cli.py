@@ -11,8 +11,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from riffusion_engine.errors import OutputError, RequestError
 
+from riffusion_engine.errors import OutputError, RequestError
 from riffusion_rt.cli import main
 from riffusion_rt.cli.destination import check_writable, clip_paths, slug
 from riffusion_rt.cli.failure import printable

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from riffusion_engine.spectrogram_params import SpectrogramParams
 
+from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_rt.audio_file import read_audio, read_metadata, write_audio
 from riffusion_rt.cli import main
 from riffusion_rt.spectrogram_image import STEREO_PARAMS, load_image, params_from_exif, save_png

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from riffusion_engine.errors import ModelNotFoundError
 
+from riffusion_engine.errors import ModelNotFoundError
 from riffusion_rt import models
 from riffusion_rt.models import DEFAULT_MODEL, locate_checkpoint, locate_model
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
-
 from riffusion_rt.text_encoding import encode_prompt, encode_prompts
 from riffusion_rt.tokenizer import PromptTokenizer
 

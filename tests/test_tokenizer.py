@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from riffusion_engine.errors import BundleError, RequestError
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
-
 from riffusion_rt.prompt import parse_weights
 from riffusion_rt.tokenizer import CHUNK_LIMIT, PromptTokenizer
 

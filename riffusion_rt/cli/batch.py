@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
-from riffusion_engine.errors import OutputError, RequestError, RiffusionError
 
+from riffusion_engine.errors import OutputError, RequestError, RiffusionError
 from riffusion_rt.cli.destination import check_writable
 from riffusion_rt.cli.failure import USER_ERROR, OneLineError
 from riffusion_rt.cli.report import Report
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Result = TypeVar("Result")
 
@@ -105,6 +107,8 @@ def run_jobs(
         RiffusionError: the only job failed.
     """
     outcomes: dict[Job, Outcome[Result]] = {}
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
     with report.progress(title, "file") as advance:
         advance(0, len(jobs))
         if len(jobs) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +54,8 @@ def check_writable(paths: Sequence[Path]) -> None:
 
 
 def _try_parent(path: Path) -> None:
+    import tempfile
+
     try:
         existing = next(folder for folder in path.parents if folder.exists())
         tempfile.TemporaryFile(dir=existing).close()

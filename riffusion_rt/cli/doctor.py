@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib import metadata
 from typing import Any
 
 import click
-from riffusion_engine.errors import RiffusionError
 
+from riffusion_engine.errors import RiffusionError
 from riffusion_rt.cli.report import Report, reporting
 
 _PACKAGES = (
@@ -63,6 +62,8 @@ def command(as_json: bool, quiet: bool) -> None:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

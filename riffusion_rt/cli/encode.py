@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from riffusion_engine.errors import OutputError, RequestError
 
+from riffusion_engine.errors import OutputError, RequestError
 from riffusion_rt.cli.batch import RECORDING_SUFFIXES, Job, finish, jobs_option, plan_jobs, run_jobs
 from riffusion_rt.cli.report import Report, reporting
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 from unicodedata import category
 
 import click
+
 from riffusion_engine.errors import RiffusionError
 
 USER_ERROR = 2
@@ -66,4 +66,6 @@ def printable(text: str) -> str:
 
 def _show(error: BaseException, wanted: bool) -> None:
     if wanted:
+        import traceback
+
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.cli.destination import clip_paths
 from riffusion_rt.cli.report import Report, reporting
 from riffusion_rt.cli.stopwatch import process_age_s

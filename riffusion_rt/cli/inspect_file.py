@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.cli.batch import PICTURE_SUFFIXES
 from riffusion_rt.cli.report import Report, reporting
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import click
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.cli.batch import RECORDING_SUFFIXES, Job, finish, jobs_option, plan_jobs, run_jobs
 from riffusion_rt.cli.report import Report, reporting
 
@@ -62,6 +61,8 @@ def command(
     planned = plan_jobs(audio, target, suffix, RECORDING_SUFFIXES)
 
     def cut(job: Job) -> dict[str, Any]:
+        import zlib
+
         # Recordings of a folder get places of their own, and keep them when others come or go.
         places = seed if single else zlib.crc32(f"{seed} {job.source.relative_to(audio).as_posix()}".encode())
         return cut_file(job, count=count, duration_s=duration_s, mono=mono, seed=places)
