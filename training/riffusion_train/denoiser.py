@@ -101,7 +101,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iterator[TrainingProgress]:
-    """Train on ``run/clips`` as encoded by ``run/vae``; resume; leave ``unet``, ``text_encoder``, ``tokenizer`` in ``run``."""
+    """Train on ``run/clips`` as encoded by ``run/vae``; resume; leave the models and the tokenizer in ``run``."""
     torch.manual_seed(recipe.seed)
     facts = read_facts(run / "clips")
     latents = cached_latents(run, len(facts))

@@ -1,0 +1,54 @@
+"""A measurement in, a JSON line out: every figure with its machine, versions and commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("riffusion-rt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "torch", "torchaudio", "diffusers")
+
+
+def record(suite: str, **figures: Any) -> Path:
+    """Append ``figures`` to ``benchmarks/results/SUITE.jsonl`` and return that path."""
+    row = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **figures, **_circumstances()}
+    path = RESULTS / f"{suite}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    return path
+
+
+def _circumstances() -> dict[str, Any]:
+    return {"machine": _machine(), "versions": _versions(), "commit": _commit()}
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

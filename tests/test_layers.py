@@ -1,0 +1,71 @@
+"""The rooms stay apart: what each may import, and what importing the runtime may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
+ROOMS = {
+    "engine/riffusion_engine": HEAVY | {"riffusion_rt", "riffusion_export", "riffusion_train"},
+    "riffusion_rt": HEAVY | {"riffusion_train"},
+    "export/riffusion_export": {"riffusion_rt", "riffusion_train"},
+    "training/riffusion_train": set(),
+}
+GENERIC_NAMES = {"utils", "util", "helpers", "common", "base", "manager", "core", "misc"}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    trespasses = {str(f.relative_to(ROOT)): found for f in files if (found := _imports(f) & ROOMS[room])}
+    assert not trespasses
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_are_named_after_stages(room: str) -> None:
+    names = {f.stem for f in (ROOT / room).rglob("*.py")}
+    assert not names & GENERIC_NAMES
+
+
+def _loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(out.stdout.split())
+
+
+def test_importing_the_runtime_loads_neither_torch_nor_a_backend() -> None:
+    loaded = _loaded_after("import riffusion_rt")
+    assert "riffusion_rt" in loaded
+    assert not loaded & (HEAVY | {"onnxruntime", "scipy", "soundfile", "PIL", "tokenizers", "click"})
+
+
+def test_making_the_pipeline_class_loads_no_torch() -> None:
+    loaded = _loaded_after("from riffusion_rt import Riffusion")
+    assert "numpy" in loaded
+    assert not loaded & (HEAVY | {"onnxruntime", "scipy", "soundfile", "tokenizers"})
+
+
+def test_every_public_name_is_there() -> None:
+    import riffusion_rt
+
+    for name in riffusion_rt.__all__:
+        assert getattr(riffusion_rt, name) is not None
+    with pytest.raises(AttributeError):
+        _ = riffusion_rt.no_such_name
