@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-
 from riffusion_rt.inverse_mel import Bass, magnitudes_from_mel
-from riffusion_rt.phase_start import starting_line
-from riffusion_rt.phase_stft import (
-    FrameGrid,
-    Signal,
-    circle_from_line,
-    frame_blocks,
-    line_from_circle,
-    loop_grid,
-    result_grid,
-)
+from riffusion_rt.phase_start import loosest_column, scattered, scattered_signs, starting_line
+from riffusion_rt.phase_stft import Ends, FrameGrid, Signal, loop_grid, projected, result_grid
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,9 @@ class PhasePreset:
 
 PRESETS: Mapping[str, PhasePreset] = MappingProxyType(
     {
-        "fast": PhasePreset(iterations=32, oversampling=1),
-        "balanced": PhasePreset(iterations=48, oversampling=1),
-        "best": PhasePreset(iterations=64, oversampling=2),
+        "fast": PhasePreset(iterations=10, oversampling=2),
+        "balanced": PhasePreset(iterations=24, oversampling=2),
+        "best": PhasePreset(iterations=80, oversampling=2),
     }
 )
 
@@ -49,9 +40,6 @@ PRESETS: Mapping[str, PhasePreset] = MappingProxyType(
 ALPHA = 0.95
 BETA = 0.95
 GAMMA = 1.25
-
-# Below the smallest step of a 16-bit sample: guards a division, silences nothing.
-_QUIET = np.float32(1e-9)
 
 _WORKERS = 2
 
@@ -87,7 +75,14 @@ def waveform_from_mel(
     magnitudes = loop_magnitudes(mel, params, grid, bass=bass)
     with ThreadPoolExecutor(_WORKERS) as executor:
         channels = [
-            reconstruct(frames, grid, result_grid(params), chosen.iterations, executor, loop=loop)
+            reconstruct(
+                frames,
+                grid,
+                result_grid(params),
+                chosen.iterations,
+                executor,
+                ends="circle" if loop else "mirror",
+            )
             for frames in magnitudes
         ]
     return np.stack(channels)
@@ -135,59 +130,44 @@ def reconstruct(
     iterations: int,
     executor: Executor,
     *,
-    loop: bool = False,
+    ends: Ends = "mirror",
 ) -> Signal:
     """One channel's samples at the rate of ``result`` from its magnitudes ``(columns, bins)`` on ``grid``."""
     columns = len(magnitudes)
-    cover = _settled(grid.coverage(columns), columns, grid, loop)
-    signal = _settled(starting_line(magnitudes, grid), columns, grid, loop) / cover
-    step = partial(_project, magnitudes=magnitudes, grid=grid, into=grid, executor=executor)
-    anchor, previous = signal, signal
+    # A circle must break somewhere for a start; the samples are turned back at the end.
+    turn = loosest_column(magnitudes) if ends == "circle" else 0
+    magnitudes = np.roll(magnitudes, -turn, axis=0) if turn else magnitudes
+    signal = start(magnitudes, grid, ends)
+    cover = grid.coverage(columns, ends)
+
+    def nearest(signal: Signal) -> Signal:
+        line = projected(grid.unfolded(signal, columns, ends), magnitudes, grid, grid, executor)
+        return grid.folded(line, columns, ends) / cover
+
+    signal = accelerated(nearest, signal, iterations)
+    line = projected(grid.unfolded(signal, columns, ends), magnitudes, grid, result, executor)
+    samples = result.folded(line, columns, ends) / result.coverage(columns, ends)
+    return np.roll(result.inner(samples, columns, ends), turn * result.hop)
+
+
+def start(magnitudes: NDArray[np.float32], grid: FrameGrid, ends: Ends) -> Signal:
+    """The signal that the loop starts from."""
+    base = grid.base
+    columns, bins = len(magnitudes), base.n_fft // 2 + 1
+    first = scattered_signs(bins) if ends == "mirror" else scattered(bins)
+    line = starting_line(np.ascontiguousarray(magnitudes[:, :: grid.oversampling]), base, first)
+    return base.folded(line, columns, ends) / base.coverage(columns, ends)
+
+
+def accelerated(nearest: Callable[[Signal], Signal], signal: Signal, iterations: int) -> Signal:
+    """Accelerated Griffin-Lim (Nenov, Nguyen, Balazs, arXiv 2306.12504).
+
+    Its spectrograms are all those of a signal, so that it can be written on signals, a tenth of their size.
+    ``nearest`` takes a signal to the one whose spectrogram is nearest to its own with the magnitudes put right.
+    """
+    anchor = previous = signal
     for _ in range(iterations):
-        nearest = _settled(step(_seen(signal, grid, loop)), columns, grid, loop) / cover
-        relaxed = (1 - GAMMA) * anchor + GAMMA * nearest
+        relaxed = (1 - GAMMA) * anchor + GAMMA * nearest(signal)
         moved = relaxed - previous
         signal, anchor, previous = relaxed + ALPHA * moved, relaxed + BETA * moved, relaxed
-    line = _project(_seen(signal, grid, loop), magnitudes, grid, result, executor)
-    settled = _settled(line, columns, result, loop) / _settled(
-        result.coverage(columns), columns, result, loop
-    )
-    first = 0 if loop else result.overlap // 2
-    return settled[first : first + columns].reshape(-1)
-
-
-def _seen(signal: Signal, grid: FrameGrid, loop: bool) -> Signal:
-    return line_from_circle(signal, grid.overlap) if loop else signal
-
-
-def _settled(line: Signal, columns: int, grid: FrameGrid, loop: bool) -> Signal:
-    return circle_from_line(line, columns, grid.overlap) if loop else line
-
-
-def _project(
-    line: Signal, magnitudes: NDArray[np.float32], grid: FrameGrid, into: FrameGrid, executor: Executor
-) -> Signal:
-    """Frames of ``line`` on ``grid`` with their magnitudes replaced, laid out again on the grid ``into``."""
-
-    def work(block: tuple[int, int]) -> Signal:
-        first, last = block
-        spectra = grid.spectra(line, first, last)
-        spectra *= magnitudes[first:last] / (np.abs(spectra) + _QUIET)
-        if into is not grid:
-            spectra = _resampled(spectra, grid, into)
-        return into.overlapped(spectra)
-
-    total = np.zeros((len(line), into.hop), np.float32)
-    blocks = list(frame_blocks(len(magnitudes)))
-    for (first, last), part in zip(blocks, executor.map(work, blocks), strict=True):
-        total[first : last + into.overlap - 1] += part
-    return total
-
-
-def _resampled(spectra: NDArray[np.complex64], grid: FrameGrid, into: FrameGrid) -> NDArray[np.complex64]:
-    """The same frames at the rate of ``into``: bins between its own are dropped, those above the loop's are zero."""
-    every = grid.n_fft // grid.length
-    wide = np.zeros((len(spectra), into.n_fft // 2 + 1), np.complex64)
-    kept = spectra[:, ::every]
-    wide[:, : kept.shape[1]] = kept * np.float32(into.rate / grid.rate)
-    return wide
+    return signal
