@@ -7,6 +7,7 @@ import operator
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import RequestError
 
 LOWEST_SEED = -(2**63)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import BundleError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.noise_schedule import NoiseSchedule
 from riffusion_rt.sampler_table import SamplerTable
 from riffusion_rt.timestep_grid import SigmaWalk, karras_walk, sigma_walk, spaced_timesteps

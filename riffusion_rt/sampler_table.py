@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from riffusion_engine.errors import RequestError
 
 LATENTS = 0

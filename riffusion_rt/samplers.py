@@ -8,8 +8,8 @@ from functools import partial
 from types import MappingProxyType
 
 import numpy as np
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.noise_schedule import NoiseSchedule
 from riffusion_rt.sampler_formulas import (
     consistency,

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.noise_schedule import NoiseSchedule
 
 _KARRAS_RHO = 7.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.noise import HIGHEST_SEED, LOWEST_SEED, TorchNoise
 
 ORDINARY_SEEDS = (0, 1, 42, 1_234_567, 2**31, 2**32 - 1)

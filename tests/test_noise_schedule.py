@@ -9,8 +9,8 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from riffusion_engine.errors import BundleError
 
+from riffusion_engine.errors import BundleError
 from riffusion_rt.noise_schedule import NoiseSchedule
 
 SETTINGS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.noise import TorchNoise
 from riffusion_rt.samplers import SAMPLERS, NoiseSchedule, SamplerTable, image_start, sampler_table
 
