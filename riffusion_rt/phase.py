@@ -41,7 +41,8 @@ ALPHA = 0.95
 BETA = 0.95
 GAMMA = 1.25
 
-_WORKERS = 2
+# Threads of one reconstruction: transforms let go of the interpreter.
+WORKERS = 2
 
 
 def waveform_from_mel(
@@ -73,7 +74,7 @@ def waveform_from_mel(
     check_mel(mel, params)
     grid = loop_grid(params, chosen.oversampling)
     magnitudes = loop_magnitudes(mel, params, grid, bass=bass)
-    with ThreadPoolExecutor(_WORKERS) as executor:
+    with ThreadPoolExecutor(WORKERS) as executor:
         channels = [
             reconstruct(
                 frames,

@@ -96,11 +96,12 @@ class FrameGrid:
 
     def coverage(self, columns: int, ends: Ends) -> Signal:
         """What :meth:`folded` makes of the squared windows of all frames; never quite zero."""
+        return nowhere_zero(self.folded(self.squared_windows(columns), columns, ends))
+
+    def squared_windows(self, columns: int) -> Signal:
+        """The line of ``columns`` frames that each hold the square of their window."""
         squared = (self.window**2).reshape(1, self.overlap, self.hop)
-        line = self._laid(np.broadcast_to(squared, (columns, self.overlap, self.hop)))
-        cover = self.folded(line, columns, ends)
-        least = np.float32(_LEAST_COVERAGE * float(cover.max()))
-        return np.maximum(cover, least).astype(np.float32, copy=False)
+        return self._laid(np.broadcast_to(squared, (columns, self.overlap, self.hop)))
 
     def unfolded(self, signal: Signal, columns: int, ends: Ends) -> Signal:
         """The line of blocks that the frames of a signal see.
@@ -213,6 +214,12 @@ def resampled(spectra: Spectra, grid: FrameGrid, into: FrameGrid) -> Spectra:
     kept = spectra[:, :: grid.oversampling // into.oversampling]
     wide[:, : kept.shape[1]] = kept * np.float32(into.rate / grid.rate)
     return wide
+
+
+def nowhere_zero(cover: Signal) -> Signal:
+    """A summed window that may be divided by."""
+    least = np.float32(_LEAST_COVERAGE * float(cover.max()))
+    return np.maximum(cover, least).astype(np.float32, copy=False)
 
 
 def frame_blocks(columns: int) -> Iterator[tuple[int, int]]:

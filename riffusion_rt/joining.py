@@ -1,0 +1,264 @@
+"""Spectrograms enter one after another; one unbroken waveform leaves, with no crossfade to hide a seam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riffusion_engine.errors import RequestError
+from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS
+from riffusion_rt.phase import WORKERS, accelerated, check_mel, loop_magnitudes, phase_preset
+from riffusion_rt.phase_start import scattered, spectra_from_cycles, starting_cycles
+from riffusion_rt.phase_stft import (
+    FrameGrid,
+    Signal,
+    Spectra,
+    frame_blocks,
+    laid_out,
+    loop_grid,
+    nowhere_zero,
+    resampled,
+    result_grid,
+    with_magnitudes,
+)
+
+# Columns held back for the next picture, in overlaps: the last frames before a joint should know what follows.
+_HELD_OVERLAPS = 1
+
+
+@dataclass
+class _Channel:
+    """What the next picture must know of the sound so far, all of it at most a frame long."""
+
+    settled: Spectra
+    """Transforms of the last frames whose phases are final, on the loop's grid: ``(overlap - 1 or fewer, bins)``."""
+    waiting: NDArray[np.float32]
+    """Magnitudes of the columns whose phases are not: ``(columns, bins)``."""
+    partial: Signal
+    """Blocks of the result that the final frames have begun and others are to finish: ``(overlap - 1, hop)``."""
+    partial_cover: Signal
+    """Summed squared windows under ``partial``."""
+
+
+class ClipJoiner:
+    """Reconstruct one picture after another as if they were a single long one.
+
+    Each picture is reconstructed with the last frames of the sound before it standing fixed beside it, and its own
+    last frames wait until the picture after it is known. So a joint is a place inside a reconstruction like any
+    other; work and memory for each picture depend on its own width alone. A column always lands at the sample
+    ``column * hop`` counted from the first picture.
+    """
+
+    def __init__(self, params: SpectrogramParams, *, preset: str = "balanced") -> None:
+        """Nothing is computed yet.
+
+        Raises:
+            RequestError: no such preset.
+        """
+        self._params = params
+        self._iterations = phase_preset(preset).iterations
+        self._grid = loop_grid(params, phase_preset(preset).oversampling)
+        self._result = result_grid(params)
+        self._channels: list[_Channel] = []
+        self._unheard = 0
+
+    def push(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The samples that this picture completes.
+
+        Args:
+            mel: amplitudes, ``(channels, bands, columns)``; every picture has the same number of channels.
+
+        Returns:
+            float32 ``(channels, n)``, in the units of ``mel``. The last 150 ms come with the next picture.
+
+        Raises:
+            RequestError: the array is no spectrogram of these parameters, or changes the number of channels.
+            NumericsError: it holds NaN or infinity.
+        """
+        check_mel(mel, self._params)
+        if not self._channels:
+            self._begin(len(mel))
+        if len(mel) != len(self._channels):
+            raise RequestError(
+                f"A picture of {len(mel)} channels cannot follow pictures of {len(self._channels)}",
+                hint="Join mono with mono and stereo with stereo",
+            )
+        for channel, magnitudes in zip(
+            self._channels, loop_magnitudes(mel, self._params, self._grid), strict=True
+        ):
+            channel.waiting = np.concatenate([channel.waiting, magnitudes])
+        return self._advance(_HELD_OVERLAPS * self._grid.overlap)
+
+    def finish(self) -> NDArray[np.float32]:
+        """The samples still held back; after it all pushes together have given ``columns * hop``."""
+        if not self._channels:
+            return np.zeros((self._params.channels, 0), np.float32)
+        samples = self._advance(0)
+        middle = self._result.overlap // 2
+        tails = [
+            (channel.partial / nowhere_zero(channel.partial_cover))[self._unheard : middle].reshape(-1)
+            for channel in self._channels
+        ]
+        self._channels = []
+        return np.concatenate([samples, np.stack(tails)], axis=1)
+
+    def _begin(self, channels: int) -> None:
+        bins = self._grid.n_fft // 2 + 1
+        blocks = (self._result.overlap - 1, self._result.hop)
+        self._unheard = self._result.overlap // 2
+        self._channels = [
+            _Channel(
+                settled=np.zeros((0, bins), np.complex64),
+                waiting=np.zeros((0, bins), np.float32),
+                partial=np.zeros(blocks, np.float32),
+                partial_cover=np.zeros(blocks, np.float32),
+            )
+            for _ in range(channels)
+        ]
+
+    def _advance(self, held: int) -> NDArray[np.float32]:
+        ready = max(len(self._channels[0].waiting) - held, 0)
+        if not ready:
+            return np.zeros((len(self._channels), 0), np.float32)
+        # Blocks before the middle of the very first frame are no part of the sound.
+        skipped = min(self._unheard, ready)
+        self._unheard -= skipped
+        with ThreadPoolExecutor(WORKERS) as executor:
+            pieces = [self._settle(channel, ready, executor)[skipped:] for channel in self._channels]
+        return np.stack([piece.reshape(-1) for piece in pieces])
+
+    def _settle(self, channel: _Channel, ready: int, executor: Executor) -> Signal:
+        """Make the first ``ready`` waiting frames final; the result's blocks that they complete."""
+        grid, result = self._grid, self._result
+        spectra = _continued(channel, grid, self._iterations, executor)[:ready]
+        frames = resampled(spectra, grid, result)
+        parts = (result.overlapped(frames[first:last]) for first, last in frame_blocks(ready))
+        line = laid_out(parts, ready, result)
+        line[: result.overlap - 1] += channel.partial
+        cover = result.squared_windows(ready)
+        cover[: result.overlap - 1] += channel.partial_cover
+        channel.partial, channel.partial_cover = line[ready:].copy(), cover[ready:].copy()
+        channel.settled = np.concatenate([channel.settled, spectra])[-(grid.overlap - 1) :]
+        channel.waiting = channel.waiting[ready:]
+        return line[:ready] / nowhere_zero(cover)[:ready]
+
+
+def join_clips(
+    mels: Iterable[NDArray[np.float32]], params: SpectrogramParams, *, preset: str = "balanced"
+) -> Iterator[NDArray[np.float32]]:
+    """Samples of pictures that follow each other, a piece for every picture and one at the end.
+
+    Args and errors: see :class:`ClipJoiner`.
+    """
+    joiner = ClipJoiner(params, preset=preset)
+    for mel in mels:
+        yield joiner.push(mel)
+    yield joiner.finish()
+
+
+class RunningLoudness:
+    """One loudness for a stream of clips: a gain that follows the sound of the last seconds, not each clip's own.
+
+    Clips normalized one by one lose every swell and every break between them.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        target_dbfs: float = TARGET_RMS_DBFS,
+        memory_s: float = 20.0,
+        ramp_s: float = 0.5,
+    ) -> None:
+        """Start without a memory: the first clip alone sets the first gain.
+
+        Args:
+            sample_rate: samples a second.
+            target_dbfs: root mean square aimed at, in decibels below full scale.
+            memory_s: after so long a clip counts 1/e of what it did.
+            ramp_s: how long a change of gain takes.
+        """
+        self._sample_rate = sample_rate
+        self._target = 10 ** (target_dbfs / 20)
+        self._memory = memory_s * sample_rate
+        self._ramp = max(1, round(ramp_s * sample_rate))
+        self._ceiling = 10 ** (-PEAK_HEADROOM_DB / 20)
+        self._power = 0.0
+        self._weight = 0.0
+        self._gain: float | None = None
+
+    def apply(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The next clip at the stream's loudness; ``(channels, n)`` in, the same shape out, within full scale."""
+        length = samples.shape[-1]
+        if length == 0:
+            return samples.astype(np.float32)
+        fade = math.exp(-length / self._memory)
+        self._power = self._power * fade + float(np.mean(np.square(samples, dtype=np.float64))) * (1 - fade)
+        self._weight = self._weight * fade + (1 - fade)
+        wanted = self._wanted(float(np.max(np.abs(samples))))
+        before = wanted if self._gain is None else self._gain
+        ramp = np.minimum(np.arange(length) / self._ramp, 1)
+        # Decibels, not factors, change evenly with time.
+        gain = before * (wanted / before) ** ramp if before > 0 else np.full(length, wanted)
+        self._gain = float(gain[-1])
+        return np.clip(samples * gain, -self._ceiling, self._ceiling).astype(np.float32)
+
+    def _wanted(self, peak: float) -> float:
+        reference = math.sqrt(self._power / self._weight)
+        if reference == 0 or peak == 0:
+            return self._gain if self._gain is not None else 0.0
+        return min(self._target / reference, self._ceiling / peak)
+
+
+def _continued(channel: _Channel, grid: FrameGrid, iterations: int, executor: Executor) -> Spectra:
+    """Transforms of the waiting frames, reconstructed beside the settled ones."""
+    settled, waiting = channel.settled, channel.waiting
+    beside = len(settled)
+    columns = beside + len(waiting)
+    cover = grid.coverage(columns, "open")
+    fixed = np.zeros((columns + grid.overlap - 1, grid.hop), np.float32)
+    if beside:
+        fixed[: beside + grid.overlap - 1] = grid.overlapped(settled)
+
+    def laid(blocks: Iterable[Signal]) -> Signal:
+        line = fixed.copy()
+        line[beside:] += laid_out(blocks, len(waiting), grid)
+        return line.reshape(-1) / cover
+
+    def frames(signal: Signal, block: tuple[int, int]) -> Spectra:
+        first, last = block
+        line = signal.reshape(-1, grid.hop)[beside:]
+        return with_magnitudes(grid.spectra(line, first, last), waiting[first:last])
+
+    def nearest(signal: Signal) -> Signal:
+        blocks = frame_blocks(len(waiting))
+        return laid(executor.map(lambda block: grid.overlapped(frames(signal, block)), blocks))
+
+    signal = accelerated(nearest, laid(_start(settled, waiting, grid)), iterations)
+    return np.concatenate([frames(signal, block) for block in frame_blocks(len(waiting))])
+
+
+def _start(settled: Spectra, waiting: NDArray[np.float32], grid: FrameGrid) -> Iterator[Signal]:
+    """First guess of the waiting frames, going on from the last settled one's phases."""
+    base = grid.base
+    magnitudes = np.ascontiguousarray(waiting[:, :: grid.oversampling])
+    if not len(settled):
+        first, fixed = scattered(magnitudes.shape[1]), 0
+    else:
+        last = settled[-1:, :: grid.oversampling]
+        magnitudes = np.concatenate([np.abs(last), magnitudes])
+        # Phases counted from the frame's start, as transforms are, to phases at its middle: half a cycle a bin.
+        first = (np.angle(last[0]) / np.float32(2 * np.pi) + np.arange(last.shape[1]) % 2 / 2).astype(
+            np.float32
+        )
+        fixed = 1
+    cycles = np.concatenate(list(starting_cycles(magnitudes, base, first, fixed=fixed)))
+    for start, stop in frame_blocks(len(waiting)):
+        rows = slice(start + fixed, stop + fixed)
+        yield base.overlapped(spectra_from_cycles(magnitudes[rows], cycles[rows]))
