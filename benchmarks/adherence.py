@@ -16,12 +16,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from recording import record
-from riffusion_train.catalogue import INSTRUMENTS
-from riffusion_train.listener import LABELS, load_listener, probabilities, train_listener
-from riffusion_train.rendered_clips import open_pictures, picture_of, read_facts, render_clip
 from tqdm import tqdm
 
 from riffusion_rt import ClipRequest, Riffusion
+from riffusion_train.catalogue import INSTRUMENTS
+from riffusion_train.listener import LABELS, load_listener, probabilities, train_listener
+from riffusion_train.rendered_clips import open_pictures, picture_of, read_facts, render_clip
 
 REQUIRED = tuple(i.label for i in INSTRUMENTS if i.weight > 1)
 """The vocabulary that the first version promises."""
@@ -49,7 +49,9 @@ def prepare(run: Path, held_out: int) -> None:
         click.echo(f"{report.fraction:4.0%}  right while learning {report.measure:.3f}")
     orchestra = Orchestra()
     unheard = {
-        label: np.stack([picture_of(render_clip(orchestra, UNHEARD_SEED, i, label=label)[0]) for i in range(held_out)])
+        label: np.stack(
+            [picture_of(render_clip(orchestra, UNHEARD_SEED, i, label=label)[0]) for i in range(held_out)]
+        )
         for label in tqdm(LABELS, unit="instrument")
     }
     np.savez_compressed(run / "unheard.npz", **unheard)
@@ -63,7 +65,9 @@ def prepare(run: Path, held_out: int) -> None:
 @click.option("--everything", is_flag=True, help="All instruments, not only the promised ones.")
 @click.option("--steps", type=int)
 @click.option("--guidance", type=float)
-def judge(run: Path, model: str, seeds: int, everything: bool, steps: int | None, guidance: float | None) -> None:
+def judge(
+    run: Path, model: str, seeds: int, everything: bool, steps: int | None, guidance: float | None
+) -> None:
     """Generate clips and let the listener name the instrument."""
     heard: dict[str, NDArray[np.uint8]] = {}
     with Riffusion(model) as riffusion:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("riffusion-rt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "torch", "torchaudio", "diffusers")
+PACKAGES = (
+    "riffusion-rt",
+    "numpy",
+    "scipy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "torchaudio",
+    "diffusers",
+)
 
 
 def record(suite: str, **figures: Any) -> Path:
@@ -33,7 +42,11 @@ def _machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return f"{model}, {os.cpu_count()} cores"
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_engine.errors import NumericsError
+from riffusion_engine.session import require_finite
 from riffusion_rt.sampler_table import SamplerState, SamplerTable
 
 if TYPE_CHECKING:
     from riffusion_engine.session import Session
-
     from riffusion_rt.noise import TorchNoise
 
 
@@ -107,12 +106,7 @@ def _predict(
         "timestep": np.full(len(batch), timestep, np.float32),
         "encoder_hidden_states": embeddings,
     }
-    output: NDArray[np.float32] = unet.run(feeds)["out_sample"]
-    if not np.isfinite(output).all():
-        raise NumericsError(
-            f"The UNet returned NaN or infinity at timestep {timestep:g}",
-            hint="Export the model again with --precision float32",
-        )
+    output: NDArray[np.float32] = require_finite(unet.run(feeds)["out_sample"], "The UNet's noise prediction")
     if not guidance.active:
         return output
     negative, positive = np.split(output, 2)

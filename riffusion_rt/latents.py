@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_engine.errors import NumericsError
+from riffusion_engine.session import require_finite
 
 if TYPE_CHECKING:
     from PIL import Image
+
     from riffusion_engine.manifest import LatentSpec
     from riffusion_engine.session import Session
-
     from riffusion_rt.noise import TorchNoise
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -55,10 +55,7 @@ def decode_latents(session: Session, latents: NDArray[np.float32], spec: LatentS
     decoded = session.run({"latent_sample": latents / np.float32(spec.scale) + np.float32(spec.shift)})[
         "sample"
     ]
-    if not np.isfinite(decoded).all():
-        raise NumericsError(
-            "The VAE decoder returned NaN or infinity", hint="Export the model again with --precision float32"
-        )
+    require_finite(decoded, "The decoded picture")
     pixels = np.clip(decoded / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     return np.asarray(np.rint(pixels * 255), np.uint8)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+
 from riffusion_engine.errors import AudioFileError, OutputError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-
 from riffusion_rt.audio_file import read_metadata
 from riffusion_rt.clip import Clip
 from riffusion_rt.request import ClipRequest

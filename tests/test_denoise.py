@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from riffusion_engine.errors import NumericsError
 
+from riffusion_engine.errors import NumericsError
 from riffusion_rt.denoise import Guidance, Repaint, denoise
 from riffusion_rt.noise import TorchNoise
 from riffusion_rt.noise_schedule import NoiseSchedule

@@ -21,8 +21,8 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
-from riffusion_export.checkpoint import checkpoint_from_bundle
 
+from riffusion_export.checkpoint import checkpoint_from_bundle
 from riffusion_rt import Clip, ClipRequest, Riffusion, StepProgress
 from riffusion_rt.models import locate_model
 
@@ -115,8 +115,16 @@ def _assert_same(bundle: Path, checkpoint: Path, request: dict[str, Any], *, fro
 @pytest.mark.parametrize("from_image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-def test_the_toy_walks_as_diffusers_does(toy: tuple[Path, Path], sampler: str, steps: int, from_image: bool) -> None:
-    request = {"prompt": "church bells", "negative_prompt": "drums", "seed": 7, "steps": steps, "guidance": 5.0}
+def test_the_toy_walks_as_diffusers_does(
+    toy: tuple[Path, Path], sampler: str, steps: int, from_image: bool
+) -> None:
+    request = {
+        "prompt": "church bells",
+        "negative_prompt": "drums",
+        "seed": 7,
+        "steps": steps,
+        "guidance": 5.0,
+    }
     _assert_same(*toy, {**request, "sampler": sampler}, from_image=from_image)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from riffusion_engine.errors import RequestError
 from riffusion_engine.manifest import SamplingDefaults
-
 from riffusion_rt.request import MAX_PROMPT_CHARACTERS, MAX_SEED, ClipRequest, field_range
 
 DEFAULTS = SamplingDefaults(sampler="dpm++2m", steps=20, guidance=3.0, strength=0.6)
@@ -50,7 +50,12 @@ def test_a_prompt_must_be_text() -> None:
 
 def test_defaults_fill_in_only_what_was_not_said() -> None:
     resolved = ClipRequest("piano", steps=7).resolved(DEFAULTS)
-    assert (resolved.steps, resolved.guidance, resolved.sampler, resolved.strength) == (7, 3.0, "dpm++2m", None)
+    assert (resolved.steps, resolved.guidance, resolved.sampler, resolved.strength) == (
+        7,
+        3.0,
+        "dpm++2m",
+        None,
+    )
     with_picture = ClipRequest("piano", guidance=0.0, seed_image="a.png").resolved(DEFAULTS)
     assert (with_picture.guidance, with_picture.strength) == (0.0, 0.6)
 

@@ -45,24 +45,38 @@ def render(run: Path, count: int, seed: int, processes: int, soundfont: Path | N
 
 @main.command()
 @RUN
-@click.option("--minutes", default=25.0, show_default=True)
-def autoencoder(run: Path, minutes: float) -> None:
+@click.option("--minutes", default=25.0, show_default=True, help="Wall time to train.")
+@click.option("--steps", type=int, help="Batches to train instead.")
+def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
     """Train the autoencoder on the rendered pictures."""
     from riffusion_train.autoencoder import AutoencoderRecipe, train_autoencoder
     from riffusion_train.rendered_clips import open_pictures, read_facts
 
     pictures = open_pictures(run / "clips")[: len(read_facts(run / "clips"))]
-    _show(train_autoencoder(pictures, run, AutoencoderRecipe(minutes=minutes)), "dB")
+    _show(train_autoencoder(pictures, run, AutoencoderRecipe(minutes=minutes, steps=steps)), "dB")
 
 
 @main.command()
 @RUN
-@click.option("--minutes", default=45.0, show_default=True)
-def denoiser(run: Path, minutes: float) -> None:
+@click.option("--minutes", default=45.0, show_default=True, help="Wall time to train.")
+@click.option("--steps", type=int, help="Batches to train instead.")
+def denoiser(run: Path, minutes: float, steps: int | None) -> None:
     """Train the UNet and the text encoder on the autoencoder's latents."""
     from riffusion_train.denoiser import DenoiserRecipe, train_denoiser
 
-    _show(train_denoiser(run, DenoiserRecipe(minutes=minutes)), "loss")
+    _show(train_denoiser(run, DenoiserRecipe(minutes=minutes, steps=steps)), "loss")
+
+
+@main.command()
+@RUN
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
+)
+def assemble(run: Path, output: Path) -> None:
+    """Gather the trained parts into a diffusers checkpoint."""
+    from riffusion_train.mini import assemble_checkpoint
+
+    click.echo(assemble_checkpoint(run, output))
 
 
 def _show(reports: Iterable[Any], measure: str) -> None:

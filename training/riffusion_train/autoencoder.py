@@ -20,9 +20,10 @@ from riffusion_train.cpu_group_norm import quicken_group_norms
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """How long and how fast; ``minutes`` of wall time set the length of the cosine schedule."""
+    """How long and how fast. The learning rate falls over ``steps``, or over ``minutes`` of wall time without them."""
 
     minutes: float = 25.0
+    steps: int | None = None
     batch: int = 8
     strip_columns: int = 128
     learning_rate: float = 2e-3
@@ -72,11 +73,10 @@ def train_autoencoder(
     state = load_state(folder / "autoencoder.pt", model=model, optimizer=optimizer)
     step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
     rng = np.random.default_rng([recipe.seed, step])
-    started, budget = time.monotonic() - spent, recipe.minutes * 60
-    running = math.nan
-    while (elapsed := time.monotonic() - started) < budget:
+    started, running = time.monotonic() - spent, math.nan
+    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, elapsed / budget)
+            group["lr"] = recipe.learning_rate * warm_cosine(step, done)
         strips = to_model_range(_strips(rng, pictures, recipe))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(strips).latent_dist
@@ -93,12 +93,18 @@ def train_autoencoder(
         psnr = 10 * math.log10(4 / float(error.detach().square().mean()))
         running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
         if step % 20 == 0:
-            yield TrainingProgress(step, elapsed / budget, float(loss.detach()), running)
+            yield TrainingProgress(step, done, float(loss.detach()), running)
         if step % 200 == 0:
-            save_state(folder / "autoencoder.pt", model=model, optimizer=optimizer, step=step, spent=elapsed)
+            spent = time.monotonic() - started
+            save_state(folder / "autoencoder.pt", model=model, optimizer=optimizer, step=step, spent=spent)
     model = model.float().eval()
     normalize_latents(model, pictures[: min(256, len(pictures))])
     model.save_pretrained(folder / "vae")
+
+
+def share_done(steps: int | None, minutes: float, step: int, started: float) -> float:
+    """How much of a training is done, 0 to 1: counted in steps if they are given, else in wall time."""
+    return step / steps if steps is not None else (time.monotonic() - started) / (60 * minutes)
 
 
 def warm_cosine(step: int, fraction: float, warm_steps: int = 100) -> float:

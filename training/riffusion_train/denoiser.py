@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
-from riffusion_train.autoencoder import TrainingProgress, encode_pictures, warm_cosine
+from riffusion_train.autoencoder import TrainingProgress, encode_pictures, share_done, warm_cosine
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts
@@ -38,9 +38,10 @@ NOISE_SCHEDULE = {
 
 @dataclass(frozen=True)
 class DenoiserRecipe:
-    """How long and how fast; ``minutes`` of wall time set the length of the cosine schedule."""
+    """How long and how fast. The learning rate falls over ``steps``, or over ``minutes`` of wall time without them."""
 
     minutes: float = 45.0
+    steps: int | None = None
     batch: int = 16
     learning_rate: float = 6e-4
     empty_caption_share: float = 0.1
@@ -109,9 +110,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         write_clip_tokenizer(run / "tokenizer", [f.caption for f in facts], VOCABULARY)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     model = PromptedUNet(build_unet(), build_text_encoder(tokenizer))
-    model.unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    quicken_group_norms(model.unet)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2
     )
@@ -121,10 +120,10 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     tokens = _token_ids(tokenizer, facts)
     empty = _token_ids(tokenizer, [ClipFacts("", (), 8, "major")])[0]
     rng = np.random.default_rng([recipe.seed, step])
-    started, budget, running = time.monotonic() - spent, recipe.minutes * 60, math.nan
-    while (elapsed := time.monotonic() - started) < budget:
+    started, running = time.monotonic() - spent, math.nan
+    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, elapsed / budget, warm_steps=200)
+            group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=200)
         chosen = rng.integers(len(facts), size=recipe.batch)
         clean = torch.from_numpy(
             np.stack([roll_by_beats(rng, latents[i], facts[i].beats) for i in chosen])
@@ -134,9 +133,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=recipe.batch))
         noise = torch.randn_like(clean)
         level = alphas[timesteps][:, None, None, None]
-        noisy = (level.sqrt() * clean + (1 - level).sqrt() * noise).contiguous(
-            memory_format=torch.channels_last
-        )
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
         snr = level.flatten() / (1 - level.flatten())
@@ -151,20 +148,13 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         value = float(error.detach().mean())
         running = value if math.isnan(running) else 0.98 * running + 0.02 * value
         if step % 20 == 0:
-            yield TrainingProgress(step, elapsed / budget, value, running)
+            yield TrainingProgress(step, done, value, running)
         if step % 200 == 0:
+            spent = time.monotonic() - started
             save_state(
-                run / "denoiser.pt",
-                model=model,
-                average=average,
-                optimizer=optimizer,
-                step=step,
-                spent=elapsed,
+                run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=spent
             )
             _save(average, run)
-    save_state(
-        run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=elapsed
-    )
     _save(average, run)
 
 
