@@ -50,28 +50,26 @@ def locate_model(name: str | Path) -> Path:
 
 
 def locate_checkpoint(name: str | Path) -> Path:
-    """Find the diffusers checkpoint a name stands for: a folder, or a name or id on the hub that is cached.
+    """Find the folder of the checkpoint a name stands for: itself, or a name or id on the hub that is cached.
+
+    Whether the folder holds a checkpoint is the export's to find out.
 
     Raises:
-        ModelNotFoundError: nothing goes by that name, or it is no diffusers checkpoint.
+        ModelNotFoundError: nothing goes by that name.
     """
-    found = _existing_folder(name)
-    if found is None:
-        hub_id = HUB_MODELS.get(str(name), str(name))
-        if not _may_be_on_the_hub(name, hub_id):
-            raise ModelNotFoundError(
-                f"{name} is {'a file' if _exists(name) else 'not there'}; a checkpoint is a folder",
-                hint="Name a folder saved by diffusers, or a hub id such as riffusion/riffusion-model-v1",
-            )
-        found = _cached(hub_id, _CHECKPOINT_INDEX)
-        if found is None:
-            raise _not_downloaded(name, hub_id)
-    if not (found / _CHECKPOINT_INDEX).is_file():
+    folder = _existing_folder(name)
+    if folder is not None:
+        return folder
+    hub_id = HUB_MODELS.get(str(name), str(name))
+    if not _may_be_on_the_hub(name, hub_id):
         raise ModelNotFoundError(
-            f"{name} is no diffusers checkpoint: it has no {_CHECKPOINT_INDEX}",
-            hint="Save it with pipeline.save_pretrained(FOLDER) of diffusers first",
+            f"{name} is {'a file' if _exists(name) else 'not there'}; a checkpoint is a folder",
+            hint="Name a folder saved by diffusers, or a hub id such as riffusion/riffusion-model-v1",
         )
-    return found
+    cached = _cached(hub_id, _CHECKPOINT_INDEX)
+    if cached is None:
+        raise _not_downloaded(name, hub_id)
+    return cached
 
 
 def _embedded(name: str) -> Path:

@@ -144,9 +144,9 @@ def test_unknown_names_are_answered_with_what_is_known(name: str) -> None:
     assert "Known are riffusion-mini, riffusion-v1" in _error(name).hint
 
 
-def test_a_checkpoint_is_a_folder_with_an_index(tmp_path: Path, cache: Path) -> None:
+def test_a_checkpoint_is_a_folder(tmp_path: Path) -> None:
     folder = _put(tmp_path / "checkpoint", "model_index.json")
     assert locate_checkpoint(folder) == folder
-    for name in (_put(tmp_path / "empty"), tmp_path / "absent", "absent", "someone/absent", "./absent"):
+    for name in (folder / "model_index.json", tmp_path / "absent", "absent", "someone/absent", "./absent"):
         with pytest.raises(ModelNotFoundError):
             locate_checkpoint(name)

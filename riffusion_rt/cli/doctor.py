@@ -86,7 +86,6 @@ def _devices() -> list[dict[str, Any]]:
 
 def _embedded_model() -> dict[str, Any]:
     from riffusion_engine.manifest import Manifest
-
     from riffusion_rt.models import DEFAULT_MODEL, locate_model
 
     try:

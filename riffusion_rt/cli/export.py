@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
-from riffusion_rt.cli.report import reporting
+from riffusion_engine.errors import MissingExtraError
+from riffusion_rt.cli.report import Report, reporting
+
+_NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "onnxruntime")
+"""What the export imports beyond the base install."""
 
 
 @click.command("export", short_help="A diffusers checkpoint becomes a bundle to play from.")
@@ -17,12 +22,50 @@ from riffusion_rt.cli.report import reporting
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
     required=True,
-    help="The folder to make.",
+    help="The folder to make; a bundle that is there is replaced.",
 )
+@click.option("--name", help="What the bundle calls itself.  [default: as the checkpoint]")
+@click.option("--weights", default="float16", show_default=True, help="Numbers on disk: float16 or float32.")
+@click.option("--precision", default="float32", show_default=True, help="Arithmetic; float16 is for GPUs.")
 @reporting
-def command(checkpoint: str, output: Path, as_json: bool, quiet: bool) -> None:
-    """Export CHECKPOINT, a folder or a hub id in the local cache, to a bundle.
+def command(
+    checkpoint: str,
+    output: Path,
+    name: str | None,
+    weights: str,
+    precision: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Export CHECKPOINT to a bundle, the folder that `riffusion-rt generate --model` takes.
 
-    Needs torch: pip install 'riffusion-rt[export]'
+    CHECKPOINT is a folder saved by diffusers, or the hub id of one in the local cache. Needs torch:
+    pip install 'riffusion-rt[export,cpu]'
     """
-    raise NotImplementedError
+    report = Report(as_json, quiet)
+    missing = [package for package in _NEEDED if find_spec(package) is None]
+    if missing:
+        raise MissingExtraError(
+            f"The export needs {', '.join(missing)}",
+            hint="Install it with: pip install 'riffusion-rt[export,cpu]'",
+        )
+    from riffusion_engine.manifest import Manifest
+    from riffusion_export.bundle import export_bundle
+    from riffusion_rt.models import locate_checkpoint
+
+    folder = locate_checkpoint(checkpoint)
+    if name is None and not Path(checkpoint).exists():
+        # In the hub's cache a checkpoint's folder is called after its commit.
+        name = checkpoint.rpartition("/")[2]
+    with report.progress("export", "%") as advance:
+        for progress in export_bundle(folder, output, weights=weights, precision=precision, name=name):
+            advance(round(100 * progress.fraction), 100, progress.stage)
+
+    manifest = Manifest.read(output)
+    size = sum(file.size for file in manifest.files.values())
+    parity = {graph: max(spec.parity.values()) for graph, spec in manifest.graphs.items()}
+    report.line(f"{output}: {manifest.name}, {size / 1e6:.1f} MB")
+    for graph, distance in parity.items():
+        report.line(f"  {graph}: {distance:.1e} from torch (relative L2)")
+    report.line(f'Play it: riffusion-rt generate "funky piano" --model {output}')
+    report.document({"bundle": output, "name": manifest.name, "bytes": size, "parity": parity})

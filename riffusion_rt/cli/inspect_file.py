@@ -50,6 +50,7 @@ def command(file: Path, as_json: bool, quiet: bool) -> None:
 def describe_bundle(bundle: Path) -> dict[str, Any]:
     """The manifest as plain values, its files checked against their hashes."""
     import msgspec
+
     from riffusion_engine.manifest import Manifest
 
     manifest = Manifest.read(bundle)
@@ -135,9 +136,21 @@ def _lines(found: Mapping[str, Any], indent: str = "") -> list[str]:
     """``name: value`` lines, nested ones indented."""
     lines = []
     for name, value in found.items():
-        if isinstance(value, Mapping) and value:
+        if name == "files":
+            size = sum(file["size"] for file in value.values())
+            lines.append(f"{indent}files: {len(value)}, {size / 1e6:.1f} MB")
+        elif isinstance(value, Mapping) and value:
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
-        elif value is not None and value != {} and value != []:
-            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-            lines.append(f"{indent}{name}: {shown}")
+        elif value is not None and value != {}:
+            lines.append(f"{indent}{name}: {_text(value)}")
     return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return " ".join(_text(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(part) for part in value)}]"
+    return str(value)

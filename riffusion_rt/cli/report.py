@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
 from riffusion_rt.cli.failure import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Advance(Protocol):
+    """Told how many units of how many are done, and what is being done now."""
+
+    def __call__(self, done: int, total: int, stage: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,18 @@ class Report:
             click.echo(json.dumps(content, indent=2, default=_plain))
 
     @contextmanager
-    def progress(self, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar on the standard error, where that is a terminal; yields what is told (done, in all)."""
+    def progress(self, title: str, unit: str) -> Iterator[Advance]:
+        """A bar on the standard error, where that is a terminal; yields what is told how far the work is."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: None
+            yield lambda done, total, stage="": None
             return
         from tqdm import tqdm
 
         with tqdm(desc=title, unit=unit, leave=False, file=sys.stderr) as bar:
 
-            def advance(done: int, total: int) -> None:
+            def advance(done: int, total: int, stage: str = "") -> None:
                 bar.total, bar.n = total, done
+                bar.set_postfix_str(stage, refresh=False)
                 bar.refresh()
 
             yield advance
