@@ -1,0 +1,216 @@
+"""Torch networks in, ONNX graphs out: the four graphs of a bundle, their inputs, and how each is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from riffusion_engine.manifest import TensorSpec
+from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS, Checkpoint, quiet
+
+OPSET = 23
+"""The first with Attention; GroupNormalization is there since 21. Both stay whole, so that backends can fuse them."""
+BATCH = "batch"
+TOKENS = "tokens"
+"""The UNet reads any number of tokens: a long prompt is several chunks."""
+TIMESTEP_BATCH = "timestep_batch"
+"""One timestep for each sample, or one for all: the graph expands it."""
+
+_TRACED_BATCH = 2  # One would be taken for a constant.
+
+
+@dataclass(frozen=True, eq=False)
+class GraphPlan:
+    """How one graph is made: ``module`` traced on ``example(batch)``, under these input and output names."""
+
+    name: str
+    module: nn.Module
+    weights_file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    axes: tuple[dict[int, str], ...]
+    example: Callable[[int, torch.Generator], tuple[Tensor, ...]]
+
+    def feeds(self, batch: int, seed: int) -> dict[str, NDArray[Any]]:
+        """Random inputs for ``batch`` samples."""
+        drawn = self.example(batch, torch.Generator().manual_seed(seed))
+        return {name: tensor.numpy() for name, tensor in zip(self.inputs, drawn, strict=True)}
+
+
+class _TextGraph(nn.Module):
+    def __init__(self, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = self.text_encoder(input_ids=input_ids)
+        return encoded.last_hidden_state, encoded.pooler_output
+
+
+class _UNetGraph(nn.Module):
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        out: Tensor = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        return out
+
+
+class _DecoderGraph(nn.Module):
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.post_quant_conv = autoencoder.post_quant_conv
+        self.decoder = autoencoder.decoder
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        latents = latent_sample if self.post_quant_conv is None else self.post_quant_conv(latent_sample)
+        out: Tensor = self.decoder(latents)
+        return out
+
+
+class _EncoderGraph(nn.Module):
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.quant_conv = autoencoder.quant_conv
+        self.encoder = autoencoder.encoder
+
+    def forward(self, sample: Tensor) -> Tensor:
+        parameters: Tensor = self.encoder(sample)
+        return parameters if self.quant_conv is None else self.quant_conv(parameters)
+
+
+def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
+    """The four graphs of a bundle, under the file and tensor names that optimum reads."""
+    latent = checkpoint.latent
+    canvas = (latent.channels, latent.height, latent.width)
+    picture = (3, latent.height * latent.vae_factor, latent.width * latent.vae_factor)
+    text = checkpoint.text_encoder.config
+    width = checkpoint.unet.config.cross_attention_dim
+    steps = 1000
+
+    def ids(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+        shape = (batch, text.max_position_embeddings)
+        return (torch.randint(text.vocab_size, shape, generator=draw, dtype=torch.int32),)
+
+    def noisy(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+        tokens = text.max_position_embeddings
+        return (
+            torch.randn(batch, *canvas, generator=draw),
+            torch.randint(steps, (batch,), generator=draw).float(),
+            torch.randn(batch, tokens, width, generator=draw),
+        )
+
+    def latents(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+        return (torch.randn(batch, *canvas, generator=draw) / latent.scale,)
+
+    def pixels(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+        return (torch.rand(batch, *picture, generator=draw) * 2 - 1,)
+
+    each = {0: BATCH}
+    autoencoder = checkpoint.autoencoder
+    return (
+        GraphPlan(
+            "text_encoder", _TextGraph(checkpoint.text_encoder), TEXT_WEIGHTS,
+            ("input_ids",), ("last_hidden_state", "pooler_output"), (each,), ids,
+        ),
+        GraphPlan(
+            "unet", _UNetGraph(checkpoint.unet), MODEL_WEIGHTS,
+            ("sample", "timestep", "encoder_hidden_states"), ("out_sample",), (each, each, {0: BATCH, 1: TOKENS}), noisy,
+        ),
+        GraphPlan(
+            "vae_decoder", _DecoderGraph(autoencoder), MODEL_WEIGHTS, ("latent_sample",), ("sample",), (each,), latents,
+        ),
+        GraphPlan(
+            "vae_encoder", _EncoderGraph(autoencoder), MODEL_WEIGHTS, ("sample",), ("latent_parameters",), (each,), pixels,
+        ),
+    )  # fmt: skip
+
+
+def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
+    """Trace one graph with its arithmetic, inputs and outputs in ``dtype``; a timestep stays float32.
+
+    The module is left in ``dtype``. The model carries no trace of the machine that made it.
+    """
+    plan.module.to(dtype).eval()
+    example = cast_inputs(plan, plan.example(_TRACED_BATCH, torch.Generator().manual_seed(0)), dtype)
+    dims = {axis: torch.export.Dim(axis) for axis in (BATCH, TOKENS)}
+    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in plan.axes)
+    with quiet(), _whole_state(plan.module), torch.no_grad():
+        program = torch.onnx.export(
+            plan.module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(plan.inputs),
+            output_names=list(plan.outputs),
+            dynamic_shapes=(shapes,) if False else shapes,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    model.graph.name = plan.name
+    if "timestep" in plan.inputs:
+        _expand_timestep(model.graph)
+    ClearMetadataAndDocStringPass()(model)
+    return model
+
+
+def cast_inputs(plan: GraphPlan, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Floating-point inputs in ``dtype``, but for the timestep: float16 cannot tell fractional late steps apart."""
+    return tuple(
+        tensor.to(dtype) if tensor.is_floating_point() and name != "timestep" else tensor
+        for name, tensor in zip(plan.inputs, inputs, strict=True)
+    )
+
+
+def tensor_specs(values: Any) -> tuple[TensorSpec, ...]:
+    """What a manifest says of a graph's inputs or outputs."""
+    return tuple(
+        TensorSpec(
+            name=value.name,
+            dtype=value.dtype.numpy().name,
+            shape=tuple(size if isinstance(size, int) else str(size.value) for size in value.shape),
+        )
+        for value in values
+    )
+
+
+@contextmanager
+def _whole_state(module: nn.Module) -> Iterator[None]:
+    """Hold training-only switches off while tracing."""
+    grads = [parameter.requires_grad for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, grad in zip(module.parameters(), grads, strict=True):
+            parameter.requires_grad_(grad)
+
+
+def _expand_timestep(graph: ir.Graph) -> None:
+    """Give the timestep an axis of its own and spread it over the batch, so that one value serves all samples."""
+    sample, timestep = (
+        next(value for value in graph.inputs if value.name == name) for name in ("sample", "timestep")
+    )
+    batch = ir.node("Shape", [sample], {"start": 0, "end": 1})
+    batch.outputs[0].name = "batch_size"
+    batch.outputs[0].shape = ir.Shape([1])
+    batch.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    spread = ir.node("Expand", [timestep, batch.outputs[0]])
+    spread.outputs[0].name = "timestep_of_each"
+    spread.outputs[0].shape = ir.Shape([BATCH])
+    spread.outputs[0].type = timestep.type
+    first = next(iter(graph))
+    ir.convenience.replace_all_uses_with(timestep, spread.outputs[0])
+    spread.replace_input_with(0, timestep)
+    graph.insert_before(first, [batch, spread])
+    timestep.shape = ir.Shape([TIMESTEP_BATCH])
