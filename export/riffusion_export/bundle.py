@@ -143,9 +143,7 @@ def _folder_in_making(output: Path) -> Iterator[Path]:
 
 
 def _take_place(scratch: Path, output: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
-    scratch.chmod(0o777 & ~mask)
+    scratch.chmod(0o777 & ~_umask())
     if not output.exists():
         scratch.rename(output)
         return
@@ -171,9 +169,9 @@ def _write_weights(loaded: Checkpoint, scratch: Path, weights: str) -> None:
 
     dtype = getattr(torch, weights)
     networks: tuple[Any, ...] = (loaded.text_encoder, loaded.unet, loaded.autoencoder)
-    for network in networks:
-        network.to(dtype)
     with quiet():
+        for network in networks:
+            network.to(dtype)
         # save_pretrained knows the names that transformers has on disk; the limit keeps it to one file.
         loaded.text_encoder.save_pretrained(scratch / "text_encoder", max_shard_size="1000GB")
         loaded.unet.save_config(scratch / "unet")
@@ -189,8 +187,24 @@ def _write_weights(loaded: Checkpoint, scratch: Path, weights: str) -> None:
         (scratch / part).mkdir()
         save_file(half, scratch / part / MODEL_WEIGHTS, metadata={"format": "pt"})
         shutil.copy2(scratch / "vae" / "config.json", scratch / part)
-    for network in networks:
-        network.float()
+    with quiet():
+        for network in networks:
+            network.float()
+    _make_readable(scratch)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give every file the mode of an ordinary new one: the safetensors library keeps its own to their owner."""
+    mode = 0o666 & ~_umask()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _state(network: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
                 for key, value in load_file(folder / part / MODEL_WEIGHTS).items()
             }
             autoencoder.load_state_dict(state)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # As in _load.
             raise _damaged(folder / "vae", error) from error
         autoencoder.float().eval()
         return autoencoder
@@ -194,14 +194,24 @@ def licence_files(folder: Path) -> list[Path]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep diffusers, transformers and the exporter from writing to the terminal; errors still come as exceptions."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     threshold = logging.root.manager.disable
+    bars = [
+        library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()
+    ]
     logging.disable(logging.CRITICAL)
+    for library in bars:
+        library.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(threshold)
+        for library in bars:
+            library.enable_progress_bar()
 
 
 def _require_components(folder: Path) -> None:

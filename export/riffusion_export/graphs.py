@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,23 +115,44 @@ def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
         return (torch.rand(batch, *picture, generator=draw) * 2 - 1,)
 
     each = {0: BATCH}
-    autoencoder = checkpoint.autoencoder
     return (
         GraphPlan(
-            "text_encoder", _TextGraph(checkpoint.text_encoder), TEXT_WEIGHTS,
-            ("input_ids",), ("last_hidden_state", "pooler_output"), (each,), ids,
+            name="text_encoder",
+            module=_TextGraph(checkpoint.text_encoder),
+            weights_file=TEXT_WEIGHTS,
+            inputs=("input_ids",),
+            outputs=("last_hidden_state", "pooler_output"),
+            axes=(each,),
+            example=ids,
         ),
         GraphPlan(
-            "unet", _UNetGraph(checkpoint.unet), MODEL_WEIGHTS,
-            ("sample", "timestep", "encoder_hidden_states"), ("out_sample",), (each, each, {0: BATCH, 1: TOKENS}), noisy,
+            name="unet",
+            module=_UNetGraph(checkpoint.unet),
+            weights_file=MODEL_WEIGHTS,
+            inputs=("sample", "timestep", "encoder_hidden_states"),
+            outputs=("out_sample",),
+            axes=(each, each, {0: BATCH, 1: TOKENS}),
+            example=noisy,
         ),
         GraphPlan(
-            "vae_decoder", _DecoderGraph(autoencoder), MODEL_WEIGHTS, ("latent_sample",), ("sample",), (each,), latents,
+            name="vae_decoder",
+            module=_DecoderGraph(checkpoint.autoencoder),
+            weights_file=MODEL_WEIGHTS,
+            inputs=("latent_sample",),
+            outputs=("sample",),
+            axes=(each,),
+            example=latents,
         ),
         GraphPlan(
-            "vae_encoder", _EncoderGraph(autoencoder), MODEL_WEIGHTS, ("sample",), ("latent_parameters",), (each,), pixels,
+            name="vae_encoder",
+            module=_EncoderGraph(checkpoint.autoencoder),
+            weights_file=MODEL_WEIGHTS,
+            inputs=("sample",),
+            outputs=("latent_parameters",),
+            axes=(each,),
+            example=pixels,
         ),
-    )  # fmt: skip
+    )
 
 
 def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
@@ -144,7 +164,7 @@ def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
     example = cast_inputs(plan, plan.example(_TRACED_BATCH, torch.Generator().manual_seed(0)), dtype)
     dims = {axis: torch.export.Dim(axis) for axis in (BATCH, TOKENS)}
     shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in plan.axes)
-    with quiet(), _whole_state(plan.module), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             plan.module,
             example,
@@ -152,7 +172,7 @@ def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
             opset_version=OPSET,
             input_names=list(plan.inputs),
             output_names=list(plan.outputs),
-            dynamic_shapes=(shapes,) if False else shapes,
+            dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
@@ -182,18 +202,6 @@ def tensor_specs(values: Any) -> tuple[TensorSpec, ...]:
         )
         for value in values
     )
-
-
-@contextmanager
-def _whole_state(module: nn.Module) -> Iterator[None]:
-    """Hold training-only switches off while tracing."""
-    grads = [parameter.requires_grad for parameter in module.parameters()]
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, grad in zip(module.parameters(), grads, strict=True):
-            parameter.requires_grad_(grad)
 
 
 def _expand_timestep(graph: ir.Graph) -> None:

@@ -41,7 +41,7 @@ def relative_l2(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     if not np.isfinite(difference).all():
         return float("inf")
     norm = float(np.linalg.norm(expected.astype(np.float64)))
-    return float(np.linalg.norm(difference)) / max(norm, np.finfo(np.float32).tiny)
+    return float(np.linalg.norm(difference)) / max(norm, float(np.finfo(np.float32).tiny))
 
 
 def _distance(plan: GraphPlan, graph: GraphSpec, session: Any, batch: int) -> float:

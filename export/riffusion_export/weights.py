@@ -9,13 +9,13 @@ exporter stored transposed gets a Transpose. Runtimes fold both while they load.
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -47,6 +47,12 @@ class Placement:
     inside: int
 
 
+class _HeaderEntry(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
 def read_safetensors_header(path: Path) -> tuple[StoredTensor, ...]:
     """List the tensors of a safetensors file with their absolute offsets.
 
@@ -55,24 +61,22 @@ def read_safetensors_header(path: Path) -> tuple[StoredTensor, ...]:
     """
     with path.open("rb") as file:
         (header_length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(header_length))
-    header.pop("__metadata__", None)
-    return tuple(_stored_tensors(path, header, data_start=8 + header_length))
+        header = msgspec.json.decode(file.read(header_length), type=dict[str, msgspec.Raw])
+    data_start = 8 + header_length
+    entries = {key: raw for key, raw in header.items() if key != "__metadata__"}
+    return tuple(_stored_tensor(path, key, raw, data_start) for key, raw in entries.items())
 
 
-def _stored_tensors(
-    path: Path, header: dict[str, dict[str, object]], data_start: int
-) -> Iterator[StoredTensor]:
-    for key, entry in header.items():
-        dtype = _DTYPES.get(str(entry["dtype"]))
-        if dtype is None:
-            raise ExportError(
-                f"{path.name} holds {key} as {entry['dtype']}, not as float16 or float32",
-                hint="Save the checkpoint's weights as float32 and export again",
-            )
-        begin, end = entry["data_offsets"]  # type: ignore[misc]
-        shape = tuple(entry["shape"])  # type: ignore[arg-type]
-        yield StoredTensor(key, dtype, shape, data_start + begin, end - begin)
+def _stored_tensor(path: Path, key: str, raw: msgspec.Raw, data_start: int) -> StoredTensor:
+    entry = msgspec.json.decode(raw, type=_HeaderEntry)
+    dtype = _DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise ExportError(
+            f"{path.name} holds {key} as {entry.dtype}, not as float16 or float32",
+            hint="Save the checkpoint's weights as float32 and export again",
+        )
+    begin, end = entry.data_offsets
+    return StoredTensor(key, dtype, entry.shape, data_start + begin, end - begin)
 
 
 def point_into_safetensors(model: ir.Model, weights: Path) -> Placement:
@@ -207,4 +211,4 @@ class _WeightSources:
 
 
 def _digest(raw: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(memoryview(np.ascontiguousarray(raw)), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(raw).data, digest_size=16).digest()
