@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +60,7 @@ class Clip:
         }
 
     def save(self, path: Path | str) -> tuple[Path, Path]:
-        """Write the audio to ``path`` (.wav, .flac, .ogg, .mp3) and the picture beside it, as ``.png``.
+        """Write the audio to ``path`` (.wav, .flac, .ogg, .mp3) and the picture beside it (.png): both or neither.
 
         Returns:
             The two paths.
@@ -70,29 +69,34 @@ class Clip:
             AudioFileError: the suffix is none of the four.
             OutputError: the place cannot be written.
         """
-        from riffusion_rt.audio_file import write_audio
-        from riffusion_rt.spectrogram_image import save_png
+        from riffusion_engine.whole_file import whole_file
+        from riffusion_rt.audio_file import check_audio_suffix, encode_audio
+        from riffusion_rt.spectrogram_image import png_bytes
 
         audio_path = Path(path)
         image_path = audio_path.with_suffix(".png")
-        write_audio(audio_path, self.samples, self.sample_rate, self.metadata())
-        save_png(self.image, image_path, self.params, self.max_value, self.metadata())
+        suffix, metadata = check_audio_suffix(audio_path), self.metadata()
+        sound = encode_audio(self.samples, self.sample_rate, suffix, metadata)
+        picture = png_bytes(self.image, self.params, self.max_value, metadata)
+        # Both are on the disk before either gets its name: there is never one without the other.
+        with whole_file(audio_path) as audio_file, whole_file(image_path) as image_file:
+            audio_file.write(sound)
+            audio_file.flush()
+            image_file.write(picture)
         return audio_path, image_path
 
     def to_wav(self) -> bytes:
         """The clip as a 16-bit WAV file in memory."""
-        import soundfile
+        from riffusion_rt.audio_file import encode_audio
 
-        buffer = io.BytesIO()
-        soundfile.write(buffer, self.samples.T, self.sample_rate, "PCM_16", format="WAV")
-        return buffer.getvalue()
+        return encode_audio(self.samples, self.sample_rate, ".wav")
 
     def _repr_html_(self) -> str:
         """A player above the spectrogram, for notebooks."""
-        picture = io.BytesIO()
-        self.image.save(picture, "PNG")
+        from riffusion_rt.spectrogram_image import png_bytes
+
         sound = base64.b64encode(self.to_wav()).decode()
-        image = base64.b64encode(picture.getvalue()).decode()
+        image = base64.b64encode(png_bytes(self.image, self.params)).decode()
         title = html.escape(f"{self.request.prompt} (seed {self.request.seed})")
         return (
             f'<figure><figcaption>{title}</figcaption><audio controls src="data:audio/wav;base64,{sound}"></audio><br>'

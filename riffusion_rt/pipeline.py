@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from riffusion_engine.errors import BundleError
 from riffusion_rt.clip import Clip
+from riffusion_rt.models import DEFAULT_MODEL
 from riffusion_rt.request import ClipRequest, Picture
 
 if TYPE_CHECKING:
     from PIL import Image
-    from riffusion_engine.session import Session
 
+    from riffusion_engine.session import Session
     from riffusion_rt.denoise import Repaint
     from riffusion_rt.noise import TorchNoise
     from riffusion_rt.noise_schedule import NoiseSchedule
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_MODEL = "riffusion-mini"
 CACHED_PROMPTS = 64
 
 
@@ -60,7 +60,6 @@ class Riffusion:
     ) -> None:
         from riffusion_engine.devices import choose_device
         from riffusion_engine.manifest import Manifest
-
         from riffusion_rt.models import locate_model
 
         started = time.perf_counter()

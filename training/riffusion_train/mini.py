@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
@@ -10,7 +12,11 @@ from pathlib import Path
 
 from riffusion_engine.errors import RiffusionError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_train.denoiser import NOISE_SCHEDULE
+from riffusion_train.autoencoder import AutoencoderRecipe
+from riffusion_train.catalogue import INSTRUMENTS
+from riffusion_train.checkpointing import load_state
+from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
+from riffusion_train.rendered_clips import read_facts
 
 SHIPPED_SETTINGS = {"sampler": "dpm++2m", "steps": 20, "guidance": 3.0, "strength": 0.75}
 """What the model is run with when a request does not say otherwise."""
@@ -78,7 +84,44 @@ def assemble_checkpoint(run: Path, output: Path) -> Path:
     }
     _write(output / "spectrogram.json", facts)
     (output / "LICENSE").write_text(LICENCE, encoding="utf-8")
+    (output / "README.md").write_text(model_card(run), encoding="utf-8")
     return output
+
+
+def model_card(run: Path) -> str:
+    """What the model was made of and by, in Markdown; the counts are read from the run."""
+    facts = read_facts(run / "clips")
+    solos = sum(len(f.labels) == 1 for f in facts)
+    steps = {part: int(load_state(run / f"{part}.pt").get("step", 0)) for part in ("autoencoder", "denoiser")}
+    instruments = ", ".join(i.label for i in INSTRUMENTS)
+    return f"""# riffusion-mini
+
+A small text-to-spectrogram model of the Stable Diffusion class (CLIPTextModel, UNet2DConditionModel, AutoencoderKL), trained from
+scratch so that riffusion-rt makes music without a download. Clips last 5.12 s and loop; 6, 8, 10 or 12 beats.
+
+| | |
+|---|---|
+| knows | {instruments}; words for tempo, mood and pattern |
+| data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos), all notes and captions generated |
+| sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
+| autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns |
+| UNet and text encoder | {steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together |
+| trained on | {hardware()} |
+| shipped settings | {SHIPPED_SETTINGS["sampler"]}, {SHIPPED_SETTINGS["steps"]} steps, guidance {SHIPPED_SETTINGS["guidance"]} |
+| licence of the weights | CC0-1.0, see LICENSE |
+| how well it follows prompts | `benchmarks/adherence.py`; rows in `benchmarks/results/adherence.jsonl` |
+
+Made by the stages of `python -m riffusion_train`: render, autoencoder, denoiser, assemble; then `riffusion-rt export`. Known weaknesses: it
+has heard one soundfont only, its duos often favour one player, and words outside its captions mean nothing to it.
+"""  # noqa: E501
+
+
+def hardware() -> str:
+    """The processor that this runs on, and how many cores it lends."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _write(path: Path, value: object) -> None:
