@@ -24,11 +24,11 @@ TIME_VARIANCE = _GAUSSIAN / (2 * np.pi)
 FREQUENCY_VARIANCE = 1 / (2 * np.pi * _GAUSSIAN)
 
 # A Hann window's main lobe reaches two reciprocals of its length to either side, a frame half its length.
-_FARTHEST_PEAK = 2.0
-_FARTHEST_EVENT = 0.5
+FARTHEST_PEAK = 2.0
+FARTHEST_EVENT = 0.5
 
 # What is this much quieter than the loudest bin has no slope worth following.
-_SLOPE_FLOOR = np.float32(1e-7)
+SLOPE_FLOOR = np.float32(1e-7)
 # Guards the logarithm of silence.
 _TINY = np.float32(1e-30)
 
@@ -70,7 +70,7 @@ def frame_slopes(magnitudes: NDArray[np.float32], grid: FrameGrid, loudest: floa
         grid: the frames.
         loudest: greatest magnitude of the whole spectrogram.
     """
-    logs = np.log(magnitudes + (_SLOPE_FLOOR * np.float32(loudest) + _TINY))
+    logs = np.log(magnitudes + (SLOPE_FLOOR * np.float32(loudest) + _TINY))
     middle = logs[1:-1]
     bins = middle.shape[1]
     spread = grid.window_length / grid.length
@@ -78,13 +78,15 @@ def frame_slopes(magnitudes: NDArray[np.float32], grid: FrameGrid, loudest: floa
     slope = np.zeros_like(middle)
     slope[:, 1:-1] = (middle[:, 2:] - middle[:, :-2]) / 2
     # In reciprocals of the window's length: how far away the peak is that this slope belongs to.
-    offset = np.clip(slope * np.float32(FREQUENCY_VARIANCE / spread), -_FARTHEST_PEAK, _FARTHEST_PEAK)
-    advance = (np.arange(bins, dtype=np.float32) + offset / np.float32(spread)) / np.float32(grid.overlap)
+    offset = np.clip(slope * np.float32(FREQUENCY_VARIANCE / spread), -FARTHEST_PEAK, FARTHEST_PEAK)
+    # Whole cycles are left out at once, while they are exact.
+    own = (np.arange(bins) % grid.overlap / grid.overlap).astype(np.float32)
+    advance = own + offset / np.float32(spread * grid.overlap)
 
     rise = (logs[2:] - logs[:-2]) / 2
     # In frames: how much later than the frame's middle the event is that this rise belongs to.
     delay = np.clip(
-        rise * np.float32(TIME_VARIANCE * spread**2 * grid.overlap), -_FARTHEST_EVENT, _FARTHEST_EVENT
+        rise * np.float32(TIME_VARIANCE * spread**2 * grid.overlap), -FARTHEST_EVENT, FARTHEST_EVENT
     )
     steps = np.zeros_like(middle)
     steps[:, 1:] = (delay[:, 1:] + delay[:, :-1]) / -2
