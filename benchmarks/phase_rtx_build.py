@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
-
 
 def tensorrt_rtx() -> Any | None:
     """The library under either of its names, or None."""
-    for name in _MODULES:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    return None
+    names = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+    found = next((name for name in names if importlib.util.find_spec(name)), None)
+    return importlib.import_module(found) if found else None
 
 
 def build(trt: Any, model: Path, *, most: int = 8, tf32: bool = False) -> bytes:

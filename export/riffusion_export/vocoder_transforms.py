@@ -6,8 +6,8 @@ rotation between them (Cooley and Tukey) it runs wherever a matrix product does.
 
     X[k] = Σ_n2 W(N2)^(n2 k2) · W(N)^(n2 k1) · Σ_n1 x[n] W(N1)^(n1 k1)
 
-A real signal needs only rows ``k1 = 0 .. N1 // 2``: row ``N1 - k1`` holds the conjugates of row ``k1``. The bins stay in
-that order, ``(rows, N2)``, as nothing in the loop minds their order.
+A real signal needs only rows ``k1 = 0 .. N1 // 2``: row ``N1 - k1`` holds the conjugates of row ``k1``. The bins
+stay in that order, ``(rows, N2)``, as nothing in the loop minds their order.
 """
 
 from __future__ import annotations
