@@ -287,7 +287,9 @@ def _write_graph(plan: Any, scratch: Path, weights: str, precision: str, limit: 
     if worst > limit:
         raise ExportError(
             f"The {plan.name} graph is {worst:.1e} away from torch (relative L2), more than {limit:.0e}",
-            hint="Export in float32: riffusion-rt export CHECKPOINT -o BUNDLE --precision float32",
+            hint="Export in float32: riffusion-rt export CHECKPOINT -o BUNDLE --precision float32"
+            if precision == "float16"
+            else "Check the checkpoint for weights that overflow float16, or keep them: --weights float32",
         )
     return GraphSpec(
         path=graph.path,

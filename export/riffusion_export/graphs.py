@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from riffusion_engine.manifest import TensorSpec
 from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS, Checkpoint, quiet
+from riffusion_export.group_norm import as_instance_norms
 
 OPSET = 23
-"""The first with Attention; GroupNormalization is there since 21. Both stay whole, so that backends can fuse them."""
+"""The first with Attention, which stays whole, so that backends can fuse it; so does GroupNormalization in float16."""
 BATCH = "batch"
 TOKENS = "tokens"
 """The UNet reads any number of tokens: a long prompt is several chunks."""
@@ -180,6 +181,8 @@ def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
     model.graph.name = plan.name
     if "timestep" in plan.inputs:
         _expand_timestep(model.graph)
+    if dtype == torch.float32:
+        as_instance_norms(model.graph)
     ClearMetadataAndDocStringPass()(model)
     return model
 

@@ -130,7 +130,9 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         ).float()
         ids = tokens[chosen].clone()
         ids[torch.from_numpy(rng.random(recipe.batch) < recipe.empty_caption_share)] = empty
-        timesteps = torch.from_numpy(rng.integers(len(alphas), size=recipe.batch))
+        # One random offset for the whole batch: every batch covers all noise levels evenly, which steadies the loss.
+        spread = (np.arange(recipe.batch) + rng.random()) / recipe.batch
+        timesteps = torch.from_numpy((spread * len(alphas)).astype(np.int64))
         noise = torch.randn_like(clean)
         level = alphas[timesteps][:, None, None, None]
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
