@@ -53,8 +53,8 @@ def compress(
 
 def _knee(over_db: NDArray[np.float64], knee_db: float) -> NDArray[np.float64]:
     """Decibels above the threshold, rounded quadratically within half a knee of it."""
-    if knee_db == 0:
-        return np.maximum(over_db, 0)
+    # A knee of no width is a corner; a hair's width keeps the quotient finite.
+    knee_db = max(knee_db, 1e-6)
     inside = np.clip(over_db + knee_db / 2, 0, knee_db)
     bent: NDArray[np.float64] = inside**2 / (2 * knee_db) + np.maximum(over_db - knee_db / 2, 0)
     return bent
@@ -67,4 +67,5 @@ def _centred_mean(signal: NDArray[np.float64], width: int) -> NDArray[np.float64
     places = np.arange(length)
     first = np.maximum(places - width // 2, 0)
     last = np.minimum(places + (width + 1) // 2, length)
-    return np.maximum((sums[last] - sums[first]) / (last - first), 0)
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return np.maximum(means, 0)

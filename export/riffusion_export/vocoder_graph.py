@@ -309,7 +309,8 @@ def _loop(graph: GraphText, plan: VocoderPlan, magnitudes: _Magnitudes, signal: 
         return state[0]
     body = graph.body("loop_")
     names = [f"loop_{name}" for name in ("count", "going", "signal", "anchor", "previous")]
-    shapes: list[list[int | str]] = [[], [], *([["signals", plan.columns * plan.grid.hop]] * 3)]
+    state_shape: list[int | str] = ["signals", plan.columns * plan.grid.hop]
+    shapes: list[list[int | str]] = [[], [], state_shape, state_shape, state_shape]
     types = [TensorProto.INT64, TensorProto.BOOL, *([TensorProto.FLOAT] * 3)]
     inputs = [helper.make_tensor_value_info(*value) for value in zip(names, types, shapes, strict=True)]
     moved = _iteration(body, plan, magnitudes, (names[2], names[3], names[4]))
@@ -370,8 +371,8 @@ def _natural_order(
     sign = np.zeros(synthesis.padded)
     place[order] = row * 2 * transform.inner + column
     sign[order] = np.where(conjugate, -1, 1)
-    kept = np.arange(synthesis.padded) < bins
-    return [(place, kept * scale), (place + transform.inner * kept, sign * scale)]
+    kept = (np.arange(synthesis.padded) < bins).astype(np.float64)
+    return [(place, kept * scale), (place + transform.inner * (sign != 0), sign * scale)]
 
 
 def _projected(graph: GraphText, spectra: str, magnitudes: str, transform: HalfTransform) -> str:

@@ -100,7 +100,8 @@ class HalfTransform:
     def bins(self) -> NDArray[np.intp]:
         """The bin ``0 .. points / 2`` whose magnitude stands at each place; shape ``(rows, inner)``."""
         bins = np.arange(self.rows)[:, None] + self.outer * np.arange(self.inner)
-        return np.minimum(bins, self.points - bins)
+        mirrored: NDArray[np.intp] = np.minimum(bins, self.points - bins)
+        return mirrored
 
     def conjugate(self) -> NDArray[np.bool_]:
         """Whether that place holds the bin's conjugate."""
@@ -202,7 +203,8 @@ def _rotated(graph: GraphText, real: str, imaginary: str, by: NDArray[np.complex
 
 
 def _turns(cycles: NDArray[np.float64], sign: int) -> NDArray[np.complex128]:
-    return np.exp(sign * 2j * np.pi * (cycles % 1))
+    turns: NDArray[np.complex128] = np.exp(sign * 2j * np.pi * (cycles % 1))
+    return turns
 
 
 def _pairs(matrix: NDArray[np.complex128]) -> NDArray[np.float64]:
