@@ -48,10 +48,12 @@ class GraphPlan:
 class _TextGraph(nn.Module):
     def __init__(self, text_encoder: nn.Module) -> None:
         super().__init__()
-        self.text_encoder = text_encoder
+        self.text_model = (
+            text_encoder  # Weights are found by name: this is the prefix that they have on disk.
+        )
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = self.text_encoder(input_ids=input_ids)
+        encoded = self.text_model(input_ids=input_ids)
         return encoded.last_hidden_state, encoded.pooler_output
 
 

@@ -82,9 +82,9 @@ def _stored_tensor(path: Path, key: str, raw: msgspec.Raw, data_start: int) -> S
 def point_into_safetensors(model: ir.Model, weights: Path) -> Placement:
     """Replace every weight of ``model`` by an external entry into ``weights``, in place.
 
-    Weights are found by their values, so constants that the exporter renamed or transposed are found too; where
-    several tensors hold the same values, the one whose name fits is taken. ``model`` must then be saved in the
-    folder of ``weights``.
+    Weights are found by their values, so constants that the exporter renamed, transposed or gave axes of size one
+    are found too; where several tensors hold the same values, the one whose name fits is taken. ``model`` must then
+    be saved in the folder of ``weights``.
 
     Raises:
         ExportError: ``weights`` holds neither float16 nor float32.
@@ -105,7 +105,8 @@ def point_into_safetensors(model: ir.Model, weights: Path) -> Placement:
             inside += tensor.nbytes
             continue
         stored, transposed = found
-        replacement = sources.value(stored, tensor.dtype, transposed=transposed)
+        shape = tuple(tensor.shape.numpy())
+        replacement = sources.value(stored, tensor.dtype, shape, transposed=transposed)
         ir.convenience.replace_all_uses_with(value, replacement)
         del model.graph.initializers[value.name or ""]
         outside += stored.length
@@ -123,7 +124,7 @@ class _ValueIndex:
         for stored in read_safetensors_header(weights):
             self._dtypes.add(stored.dtype)
             digest = _digest(data[stored.offset : stored.offset + stored.length])
-            self._tensors.setdefault((digest, stored.shape), []).append(stored)
+            self._tensors.setdefault((digest, _without_ones(stored.shape)), []).append(stored)
 
     def find(self, name: str, array: NDArray[Any]) -> tuple[StoredTensor, bool] | None:
         """The tensor that holds ``array``, and whether it holds it transposed."""
@@ -141,7 +142,7 @@ class _ValueIndex:
         with np.errstate(over="ignore"):
             stored_values = np.ascontiguousarray(values.astype(dtype))
         digest = _digest(stored_values.reshape(-1).view(np.uint8))
-        candidates = self._tensors.get((digest, values.shape), [])
+        candidates = self._tensors.get((digest, _without_ones(values.shape)), [])
         return candidates if np.array_equal(stored_values, values) else []
 
 
@@ -155,20 +156,24 @@ class _WeightSources:
         self._values: dict[str, ir.Value] = {}
         self._sources: list[ir.Value] = []
 
-    def value(self, stored: StoredTensor, dtype: ir.DataType, *, transposed: bool) -> ir.Value:
+    def value(
+        self, stored: StoredTensor, dtype: ir.DataType, shape: tuple[int, ...], *, transposed: bool
+    ) -> ir.Value:
+        """The value that holds ``stored`` as the graph wants it: of this type and shape, maybe transposed."""
         stored_dtype = ir.DataType.from_numpy(stored.dtype)
-        value = self._once(stored.key, lambda: self._source(stored, stored_dtype))
+        straight_shape = shape[::-1] if transposed else shape
+        name = stored.key
+        if straight_shape != stored.shape:
+            name += "." + "x".join(map(str, straight_shape))
+        value = self._once(name, lambda: self._source(stored, stored_dtype, straight_shape))
         if dtype != stored_dtype:
             source = value
-            value = self._once(
-                f"{stored.key}.{dtype.name.lower()}",
-                lambda: self._node("Cast", source, dtype, to=dtype.value),
-            )
+            name += f".{dtype.name.lower()}"
+            value = self._once(name, lambda: self._node("Cast", source, dtype, to=dtype.value))
         if transposed:
             straight = value
-            value = self._once(
-                f"{value.name}.transposed", lambda: self._node("Transpose", straight, dtype, perm=(1, 0))
-            )
+            name += ".transposed"
+            value = self._once(name, lambda: self._node("Transpose", straight, dtype, perm=(1, 0)))
         return value
 
     def register(self) -> None:
@@ -182,18 +187,18 @@ class _WeightSources:
             self._values[name].name = name
         return self._values[name]
 
-    def _source(self, stored: StoredTensor, dtype: ir.DataType) -> ir.Value:
+    def _source(self, stored: StoredTensor, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
         external = ir.ExternalTensor(
             location=self._weights.name,
             offset=stored.offset,
             length=stored.length,
             dtype=dtype,
-            shape=ir.Shape(stored.shape),
+            shape=ir.Shape(shape),
             name=stored.key,
             base_dir=str(self._weights.parent),
         )
         source = ir.Value(
-            name=stored.key, shape=ir.Shape(stored.shape), type=ir.TensorType(dtype), const_value=external
+            name=stored.key, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=external
         )
         self._sources.append(source)
         return source
@@ -208,6 +213,10 @@ class _WeightSources:
         node.outputs[0].type = ir.TensorType(dtype)
         self._graph.insert_before(self._first_node, node)
         return node.outputs[0]
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _digest(raw: NDArray[np.uint8]) -> bytes:
