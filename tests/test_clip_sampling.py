@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from riffusion_engine.errors import RequestError
 
+from riffusion_engine.errors import RequestError
 from riffusion_rt.clip_sampling import sample_clips
 
 RATE = 1_000
