@@ -138,7 +138,7 @@ def test_the_listener_gives_probabilities_whenever_a_thing_is_played() -> None:
     torch.manual_seed(0)
     listener = Listener().eval()
     pictures = np.random.default_rng(0).integers(0, 256, (2, 512, 512), dtype=np.uint8)
-    assert pooled(pictures).shape == (2, 128, 128)
+    assert pooled(pictures).shape == (2, 64, 64)
     believed = probabilities(listener, pictures)
     assert believed.shape == (2, len(LABELS))
     np.testing.assert_allclose(believed.sum(axis=1), 1, atol=1e-5)

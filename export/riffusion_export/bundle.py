@@ -230,6 +230,9 @@ def _copy_companions(loaded: Checkpoint, scratch: Path) -> None:
     _complete_tokenizer(scratch / "tokenizer")
     for path in licence_files(loaded.folder):
         shutil.copy2(path, scratch)
+    card = loaded.folder / "README.md"
+    if card.is_file():
+        shutil.copy2(card, scratch)
     scheduler = json.loads((scratch / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     index = {
         "_class_name": "StableDiffusionPipeline",

@@ -16,15 +16,15 @@ from riffusion_train.catalogue import INSTRUMENTS
 from riffusion_train.checkpointing import load_state, save_state
 
 LABELS: tuple[str, ...] = tuple(i.label for i in INSTRUMENTS)
-POOLED = 4
-"""Bands and columns averaged into one before the network looks: 512×512 becomes 128×128."""
+POOLED = 8
+"""Bands and columns averaged into one before the network looks: 512×512 becomes 64×64."""
 
 
 @dataclass(frozen=True)
 class ListenerRecipe:
     """``steps`` batches of ``batch`` pictures."""
 
-    steps: int = 500
+    steps: int = 400
     batch: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
@@ -33,7 +33,7 @@ class ListenerRecipe:
 class Listener(nn.Module):
     """A small convolutional network whose pooling over time makes it indifferent to when a thing is played."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         channels = 1
@@ -46,7 +46,7 @@ class Listener(nn.Module):
             ]
             channels = out
         self.features = nn.Sequential(*blocks)
-        self.head = nn.Sequential(nn.Flatten(1), nn.Dropout(0.3), nn.Linear(2 * channels * 8, len(LABELS)))
+        self.head = nn.Sequential(nn.Flatten(1), nn.Dropout(0.3), nn.Linear(2 * channels * 4, len(LABELS)))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (n, labels) of pooled pictures (n, 1, bands, columns)."""
@@ -57,7 +57,7 @@ class Listener(nn.Module):
 
 
 def pooled(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 (n, bands, columns) to float32 (n, bands/4, columns/4), 0 for silence and 1 for the loudest."""
+    """uint8 (n, bands, columns) to float32 (n, bands/8, columns/8), 0 for silence and 1 for the loudest."""
     count, bands, columns = pictures.shape
     blocks = pictures.reshape(count, bands // POOLED, POOLED, columns // POOLED, POOLED)
     return np.asarray(1 - blocks.mean(axis=(2, 4), dtype=np.float32) / 255, np.float32)
