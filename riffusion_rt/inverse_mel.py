@@ -47,7 +47,11 @@ def magnitudes_from_mel(
     Returns:
         float32, shape ``(channels, columns, bins)``, nowhere negative, in the units of ``mel``.
     """
-    matrix = inverse_mel_matrix(params, frequencies, bass=bass)
+    return applied(inverse_mel_matrix(params, frequencies, bass=bass), mel)
+
+
+def applied(matrix: NDArray[np.float32], mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """:func:`magnitudes_from_mel` with an :func:`inverse_mel_matrix` at hand."""
     frames = np.ascontiguousarray(mel.transpose(0, 2, 1), dtype=np.float32)
     magnitudes: NDArray[np.float32] = np.matmul(frames, matrix)
     np.maximum(magnitudes, 0, out=magnitudes)
@@ -94,6 +98,14 @@ def mel_edges(params: SpectrogramParams) -> NDArray[np.float64]:
     mels = np.linspace(low, high, params.bands + 2)
     edges: NDArray[np.float64] = _MEL_CORNER_HZ * (10 ** (mels / _MEL_SLOPE) - 1)
     return edges
+
+
+def mel_bank(params: SpectrogramParams, frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Heights of the triangles at the frequencies: ``(bins, bands)``."""
+    bank = np.zeros((len(frequencies), params.bands + 2), np.float32)
+    for edge, height in zip(*_triangles(frequencies, mel_edges(params)), strict=True):
+        bank[np.arange(len(frequencies)), edge] = height
+    return bank[:, 1:-1]
 
 
 def _smeared_bank(

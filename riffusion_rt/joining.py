@@ -12,8 +12,19 @@ from numpy.typing import NDArray
 
 from riffusion_engine.errors import RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_rt.inverse_mel import inverse_mel_matrix
 from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS
-from riffusion_rt.phase import WORKERS, accelerated, check_mel, loop_magnitudes, phase_preset
+from riffusion_rt.phase import (
+    WORKERS,
+    PhaseTarget,
+    accelerated,
+    check_mel,
+    loop_targets,
+    phase_preset,
+    refined,
+    resting,
+)
+from riffusion_rt.phase_refine import Refinement, refinement
 from riffusion_rt.phase_start import scattered, spectra_from_cycles, starting_cycles
 from riffusion_rt.phase_stft import (
     FrameGrid,
@@ -38,8 +49,8 @@ class _Channel:
 
     settled: Spectra
     """Transforms of the last frames whose phases are final, on the loop's grid: ``(overlap - 1 or fewer, bins)``."""
-    waiting: NDArray[np.float32]
-    """Magnitudes of the columns whose phases are not: ``(columns, bins)``."""
+    waiting: PhaseTarget
+    """The columns whose phases are not."""
     partial: Signal
     """Blocks of the result that the final frames have begun and others are to finish: ``(overlap - 1, hop)``."""
     partial_cover: Signal
@@ -56,15 +67,17 @@ class ClipJoiner:
     """
 
     def __init__(self, params: SpectrogramParams, *, preset: str = "balanced") -> None:
-        """Nothing is computed yet.
+        """Only constants are computed yet.
 
         Raises:
             RequestError: no such preset.
         """
         self._params = params
-        self._iterations = phase_preset(preset).iterations
+        self._stages = phase_preset(preset).stages
         self._grid = loop_grid(params, phase_preset(preset).oversampling)
         self._result = result_grid(params)
+        self._inverse_mel = inverse_mel_matrix(params, self._grid.frequencies)
+        self._refiner = refinement(params, self._grid, self._inverse_mel)
         self._channels: list[_Channel] = []
         self._unheard = 0
 
@@ -89,10 +102,12 @@ class ClipJoiner:
                 f"A picture of {len(mel)} channels cannot follow pictures of {len(self._channels)}",
                 hint="Join mono with mono and stereo with stereo",
             )
-        for channel, magnitudes in zip(
-            self._channels, loop_magnitudes(mel, self._params, self._grid), strict=True
-        ):
-            channel.waiting = np.concatenate([channel.waiting, magnitudes])
+        targets = loop_targets(mel, self._params, self._grid, self._inverse_mel)
+        for channel, target in zip(self._channels, targets, strict=True):
+            channel.waiting = PhaseTarget(
+                np.concatenate([channel.waiting.magnitudes, target.magnitudes]),
+                np.concatenate([channel.waiting.mel, target.mel]),
+            )
         return self._advance(_HELD_OVERLAPS * self._grid.overlap)
 
     def finish(self) -> NDArray[np.float32]:
@@ -109,13 +124,13 @@ class ClipJoiner:
         return np.concatenate([samples, np.stack(tails)], axis=1)
 
     def _begin(self, channels: int) -> None:
-        bins = self._grid.n_fft // 2 + 1
+        bins, bands = self._grid.n_fft // 2 + 1, self._params.bands
         blocks = (self._result.overlap - 1, self._result.hop)
         self._unheard = self._result.overlap // 2
         self._channels = [
             _Channel(
                 settled=np.zeros((0, bins), np.complex64),
-                waiting=np.zeros((0, bins), np.float32),
+                waiting=PhaseTarget(np.zeros((0, bins), np.float32), np.zeros((0, bands), np.float32)),
                 partial=np.zeros(blocks, np.float32),
                 partial_cover=np.zeros(blocks, np.float32),
             )
@@ -123,7 +138,7 @@ class ClipJoiner:
         ]
 
     def _advance(self, held: int) -> NDArray[np.float32]:
-        ready = max(len(self._channels[0].waiting) - held, 0)
+        ready = max(len(self._channels[0].waiting.mel) - held, 0)
         if not ready:
             return np.zeros((len(self._channels), 0), np.float32)
         # Blocks before the middle of the very first frame are no part of the sound.
@@ -136,7 +151,7 @@ class ClipJoiner:
     def _settle(self, channel: _Channel, ready: int, executor: Executor) -> Signal:
         """Make the first ``ready`` waiting frames final; the result's blocks that they complete."""
         grid, result = self._grid, self._result
-        spectra = _continued(channel, grid, self._iterations, executor)[:ready]
+        spectra = _continued(channel, grid, self._stages, self._refiner, executor)[:ready]
         frames = resampled(spectra, grid, result)
         parts = (result.overlapped(frames[first:last]) for first, last in frame_blocks(ready))
         line = laid_out(parts, ready, result)
@@ -145,7 +160,7 @@ class ClipJoiner:
         cover[: result.overlap - 1] += channel.partial_cover
         channel.partial, channel.partial_cover = line[ready:].copy(), cover[ready:].copy()
         channel.settled = np.concatenate([channel.settled, spectra])[-(grid.overlap - 1) :]
-        channel.waiting = channel.waiting[ready:]
+        channel.waiting = PhaseTarget(channel.waiting.magnitudes[ready:], channel.waiting.mel[ready:])
         return line[:ready] / nowhere_zero(cover)[:ready]
 
 
@@ -216,32 +231,43 @@ class RunningLoudness:
         return min(self._target / reference, self._ceiling / peak)
 
 
-def _continued(channel: _Channel, grid: FrameGrid, iterations: int, executor: Executor) -> Spectra:
+def _continued(
+    channel: _Channel,
+    grid: FrameGrid,
+    stages: tuple[int, ...],
+    refiner: Refinement | None,
+    executor: Executor,
+) -> Spectra:
     """Transforms of the waiting frames, reconstructed beside the settled ones."""
-    settled, waiting = channel.settled, channel.waiting
-    beside = len(settled)
-    columns = beside + len(waiting)
-    cover = grid.coverage(columns, "open")
-    fixed = np.zeros((columns + grid.overlap - 1, grid.hop), np.float32)
+    settled, target = channel.settled, channel.waiting
+    beside, columns = len(settled), len(target.mel)
+    blocks = list(frame_blocks(columns))
+    cover = grid.coverage(beside + columns, "open")
+    fixed = np.zeros((beside + columns + grid.overlap - 1, grid.hop), np.float32)
     if beside:
         fixed[: beside + grid.overlap - 1] = grid.overlapped(settled)
+    magnitudes = target.magnitudes
 
-    def laid(blocks: Iterable[Signal]) -> Signal:
+    def laid(parts: Iterable[Signal]) -> Signal:
         line = fixed.copy()
-        line[beside:] += laid_out(blocks, len(waiting), grid)
+        line[beside:] += laid_out(parts, columns, grid)
         return line.reshape(-1) / cover
 
+    def own_line(signal: Signal) -> Signal:
+        return signal.reshape(-1, grid.hop)[beside:]
+
     def frames(signal: Signal, block: tuple[int, int]) -> Spectra:
-        first, last = block
-        line = signal.reshape(-1, grid.hop)[beside:]
-        return with_magnitudes(grid.spectra(line, first, last), waiting[first:last])
+        return with_magnitudes(grid.spectra(own_line(signal), *block), magnitudes[slice(*block)])
 
     def nearest(signal: Signal) -> Signal:
-        blocks = frame_blocks(len(waiting))
         return laid(executor.map(lambda block: grid.overlapped(frames(signal, block)), blocks))
 
-    signal = accelerated(nearest, laid(_start(settled, waiting, grid)), iterations)
-    return np.concatenate([frames(signal, block) for block in frame_blocks(len(waiting))])
+    state = resting(laid(_start(settled, magnitudes, grid)))
+    for stage, iterations in enumerate(stages):
+        if stage > 0 and refiner is not None:
+            magnitudes = refined(own_line(state[0]), target, grid, refiner, executor)
+        state = accelerated(nearest, state, iterations)
+    return np.concatenate([frames(state[0], block) for block in blocks])
 
 
 def _start(settled: Spectra, waiting: NDArray[np.float32], grid: FrameGrid) -> Iterator[Signal]:

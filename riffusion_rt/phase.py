@@ -12,26 +12,46 @@ from numpy.typing import NDArray
 
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_rt.inverse_mel import Bass, magnitudes_from_mel
+from riffusion_rt.inverse_mel import Bass, applied, inverse_mel_matrix
+from riffusion_rt.phase_refine import Refinement, refinement
 from riffusion_rt.phase_start import loosest_column, scattered, scattered_signs, starting_line
-from riffusion_rt.phase_stft import Ends, FrameGrid, Signal, loop_grid, projected, result_grid
+from riffusion_rt.phase_stft import Ends, FrameGrid, Signal, frame_blocks, loop_grid, projected, result_grid
 
 
 @dataclass(frozen=True)
 class PhasePreset:
     """How much work the phase loop does."""
 
-    iterations: int
-    """Steps of the accelerated algorithm."""
-    oversampling: int
+    stages: tuple[int, ...]
+    """Steps of the accelerated algorithm; from a stage to the next the wanted magnitudes are refined."""
+    oversampling: int = 2
     """Transform points a frame sample: more constrain the magnitudes between bins."""
 
 
+@dataclass(frozen=True)
+class PhaseTarget:
+    """What one channel's loop aims at, in the units of the loop's transform."""
+
+    magnitudes: NDArray[np.float32]
+    """From the inverse mel: ``(columns, bins)``."""
+    mel: NDArray[np.float32]
+    """``(columns, bands)``."""
+
+    def turned(self, columns: int) -> PhaseTarget:
+        """The target that begins so many columns later, as on a circle."""
+        if columns == 0:
+            return self
+        return PhaseTarget(np.roll(self.magnitudes, -columns, axis=0), np.roll(self.mel, -columns, axis=0))
+
+
+LoopState = tuple[Signal, Signal, Signal]
+"""Where the next step starts, where the last relaxation did, and what it came to."""
+
 PRESETS: Mapping[str, PhasePreset] = MappingProxyType(
     {
-        "fast": PhasePreset(iterations=10, oversampling=2),
-        "balanced": PhasePreset(iterations=24, oversampling=2),
-        "best": PhasePreset(iterations=80, oversampling=2),
+        "fast": PhasePreset(stages=(4, 6)),
+        "balanced": PhasePreset(stages=(4, 4, 12)),
+        "best": PhasePreset(stages=(4, 8, 8, 16, 16, 24)),
     }
 )
 
@@ -73,18 +93,20 @@ def waveform_from_mel(
     chosen = phase_preset(preset)
     check_mel(mel, params)
     grid = loop_grid(params, chosen.oversampling)
-    magnitudes = loop_magnitudes(mel, params, grid, bass=bass)
+    inverse_mel = inverse_mel_matrix(params, grid.frequencies, bass=bass)
+    refiner = refinement(params, grid, inverse_mel)
     with ThreadPoolExecutor(WORKERS) as executor:
         channels = [
             reconstruct(
-                frames,
+                target,
                 grid,
                 result_grid(params),
-                chosen.iterations,
+                chosen.stages,
                 executor,
                 ends="circle" if loop else "mirror",
+                refiner=refiner,
             )
-            for frames in magnitudes
+            for target in loop_targets(mel, params, grid, inverse_mel)
         ]
     return np.stack(channels)
 
@@ -114,41 +136,58 @@ def check_mel(mel: NDArray[np.float32], params: SpectrogramParams) -> None:
         )
 
 
-def loop_magnitudes(
-    mel: NDArray[np.float32], params: SpectrogramParams, grid: FrameGrid, *, bass: Bass = "exact"
-) -> NDArray[np.float32]:
-    """Magnitudes for the loop, ``(channels, columns, bins)``: a transform at fewer samples a second sums fewer."""
-    scale = np.float32(grid.rate / params.sample_rate)
-    return magnitudes_from_mel(
-        mel.astype(np.float32, copy=False) * scale, params, grid.frequencies, bass=bass
-    )
+def loop_targets(
+    mel: NDArray[np.float32], params: SpectrogramParams, grid: FrameGrid, inverse_mel: NDArray[np.float32]
+) -> list[PhaseTarget]:
+    """What the loop aims at, for every channel. A transform at fewer samples a second sums fewer of them."""
+    scaled = mel.astype(np.float32, copy=False) * np.float32(grid.rate / params.sample_rate)
+    magnitudes = applied(inverse_mel, scaled)
+    return [PhaseTarget(frames, column.T) for frames, column in zip(magnitudes, scaled, strict=True)]
 
 
 def reconstruct(
-    magnitudes: NDArray[np.float32],
+    target: PhaseTarget,
     grid: FrameGrid,
     result: FrameGrid,
-    iterations: int,
+    stages: tuple[int, ...],
     executor: Executor,
     *,
     ends: Ends = "mirror",
+    refiner: Refinement | None = None,
 ) -> Signal:
-    """One channel's samples at the rate of ``result`` from its magnitudes ``(columns, bins)`` on ``grid``."""
-    columns = len(magnitudes)
+    """One channel's samples at the rate of ``result``."""
+    columns = len(target.mel)
     # A circle must break somewhere for a start; the samples are turned back at the end.
-    turn = loosest_column(magnitudes) if ends == "circle" else 0
-    magnitudes = np.roll(magnitudes, -turn, axis=0) if turn else magnitudes
-    signal = start(magnitudes, grid, ends)
+    turn = loosest_column(target.magnitudes) if ends == "circle" else 0
+    target = target.turned(turn)
     cover = grid.coverage(columns, ends)
+    magnitudes = target.magnitudes
+    state = resting(start(magnitudes, grid, ends))
 
     def nearest(signal: Signal) -> Signal:
         line = projected(grid.unfolded(signal, columns, ends), magnitudes, grid, grid, executor)
         return grid.folded(line, columns, ends) / cover
 
-    signal = accelerated(nearest, signal, iterations)
-    line = projected(grid.unfolded(signal, columns, ends), magnitudes, grid, result, executor)
+    for stage, iterations in enumerate(stages):
+        if stage > 0 and refiner is not None:
+            line = grid.unfolded(state[0], columns, ends)
+            magnitudes = refined(line, target, grid, refiner, executor)
+        state = accelerated(nearest, state, iterations)
+    line = projected(grid.unfolded(state[0], columns, ends), magnitudes, grid, result, executor)
     samples = result.folded(line, columns, ends) / result.coverage(columns, ends)
     return np.roll(result.inner(samples, columns, ends), turn * result.hop)
+
+
+def refined(
+    line: Signal, target: PhaseTarget, grid: FrameGrid, refiner: Refinement, executor: Executor
+) -> NDArray[np.float32]:
+    """The magnitudes to aim at from now on, ``(columns, bins)``, after those of the line that was found."""
+
+    def work(block: tuple[int, int]) -> NDArray[np.float32]:
+        part = slice(*block)
+        return refiner.target(np.abs(grid.spectra(line, *block)), target.magnitudes[part], target.mel[part])
+
+    return np.concatenate(list(executor.map(work, frame_blocks(len(target.mel)))))
 
 
 def start(magnitudes: NDArray[np.float32], grid: FrameGrid, ends: Ends) -> Signal:
@@ -160,15 +199,20 @@ def start(magnitudes: NDArray[np.float32], grid: FrameGrid, ends: Ends) -> Signa
     return base.folded(line, columns, ends) / base.coverage(columns, ends)
 
 
-def accelerated(nearest: Callable[[Signal], Signal], signal: Signal, iterations: int) -> Signal:
+def resting(signal: Signal) -> LoopState:
+    """A state without momentum."""
+    return signal, signal, signal
+
+
+def accelerated(nearest: Callable[[Signal], Signal], state: LoopState, iterations: int) -> LoopState:
     """Accelerated Griffin-Lim (Nenov, Nguyen, Balazs, arXiv 2306.12504).
 
     Its spectrograms are all those of a signal, so that it can be written on signals, a tenth of their size.
     ``nearest`` takes a signal to the one whose spectrogram is nearest to its own with the magnitudes put right.
     """
-    anchor = previous = signal
+    signal, anchor, previous = state
     for _ in range(iterations):
         relaxed = (1 - GAMMA) * anchor + GAMMA * nearest(signal)
         moved = relaxed - previous
         signal, anchor, previous = relaxed + ALPHA * moved, relaxed + BETA * moved, relaxed
-    return signal
+    return signal, anchor, previous

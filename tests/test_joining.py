@@ -123,7 +123,7 @@ def test_a_joiner_remembers_no_more_than_its_last_frames(pictures: list[np.ndarr
     for picture in pictures:
         joiner.push(picture)
         (channel,) = joiner._channels
-        sizes.append((channel.settled.shape, channel.waiting.shape, channel.partial.shape))
+        sizes.append((channel.settled.shape, channel.waiting.mel.shape, channel.partial.shape))
     assert sizes[0] == sizes[1] == sizes[2]
     assert sizes[0][0][0] < result_grid(PARAMS).overlap
 

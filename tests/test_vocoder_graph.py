@@ -13,6 +13,7 @@ from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_export.vocoder_graph import MAX_VALUE, VocoderPlan, vocoder_model, write_vocoder
 from riffusion_export.vocoder_transforms import GraphText, HalfTransform, NaturalSynthesis
 from riffusion_rt import phase
+from riffusion_rt.inverse_mel import inverse_mel_matrix
 
 PARAMS = SpectrogramParams()
 COLUMNS = 48
@@ -48,8 +49,9 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def test_from_the_same_start_the_graph_is_the_numpy_form(preset: str) -> None:
     plan = VocoderPlan(PARAMS, COLUMNS, preset, start_given=True)
     image = picture(PARAMS, COLUMNS, 0)
-    (magnitudes,) = phase.loop_magnitudes(mel_of(image, PARAMS), PARAMS, plan.grid)
-    start = phase.start(magnitudes, plan.grid, "mirror") / np.float32(MAX_VALUE)
+    matrix = inverse_mel_matrix(PARAMS, plan.grid.frequencies)
+    (target,) = phase.loop_targets(mel_of(image, PARAMS), PARAMS, plan.grid, matrix)
+    start = phase.start(target.magnitudes, plan.grid, "mirror") / np.float32(MAX_VALUE)
     (got,) = session(vocoder_model(plan)).run(None, {"image": image[None], "start": start[None]})
     wanted = phase.waveform_from_mel(mel_of(image, PARAMS), PARAMS, preset=preset)
     assert got.shape == (1, 1, COLUMNS * PARAMS.hop_length)
@@ -110,7 +112,7 @@ def test_only_standard_operators_and_no_transform_operator() -> None:
     model = vocoder_model(VocoderPlan(PARAMS, COLUMNS))
     assert {node.domain for node in model.graph.node} == {""}
     assert not {"DFT", "STFT"} & {node.op_type for node in model.graph.node}
-    assert len(model.SerializeToString()) < 8e6
+    assert len(model.SerializeToString()) < 12e6
 
 
 def test_a_bundle_gets_its_vocoder_and_the_manifest_its_entry(tmp_path: Path) -> None:

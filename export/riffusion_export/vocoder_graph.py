@@ -23,7 +23,10 @@ from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_export.vocoder_transforms import GraphText, HalfTransform, NaturalSynthesis
 from riffusion_rt import phase, phase_start
 from riffusion_rt.inverse_mel import inverse_mel_matrix
+from riffusion_rt.phase_refine import refinement
 from riffusion_rt.phase_stft import FrameGrid, loop_grid, result_grid
+
+_State = tuple[str, str, str]
 
 OPSET = 23
 VOCODER_PATH = "vocoder/model.onnx"
@@ -127,10 +130,16 @@ def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
             hint="Choose the width that the model draws",
         )
     graph = GraphText(plan.round_products_to)
-    magnitudes = _Magnitudes.of(graph, plan, _mel(graph, plan))
-    start = START if plan.start_given else _start(graph, plan, magnitudes)
-    signal = _loop(graph, plan, magnitudes, start)
-    samples = _synthesis(graph, plan, magnitudes, signal)
+    mel = _mel(graph, plan)
+    inverse_mel = _inverse_mel(plan)
+    given = graph.op("Relu", graph.product(mel, graph.constant(inverse_mel)))
+    start = START if plan.start_given else _start(graph, plan, given)
+    state, magnitudes = (start, start, start), given
+    for stage, iterations in enumerate(phase.PRESETS[plan.preset].stages):
+        if stage > 0:
+            magnitudes = _refined(graph, plan, _Wanted(mel, given, inverse_mel), state[0])
+        state = _iterations(graph, plan, magnitudes, state, iterations, f"stage{stage}_")
+    samples = _synthesis(graph, plan, magnitudes, state[0])
     shaped = graph.op("Reshape", samples, graph.shape(-1, plan.params.channels, plan.samples))
     graph.nodes.append(
         helper.make_node("Mul", [shaped, graph.constant(MAX_VALUE)], [WAVEFORM], name=WAVEFORM)
@@ -156,30 +165,47 @@ def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
 
 
 @dataclass(frozen=True)
-class _Magnitudes:
-    """The wanted magnitudes in the three orders that the graph needs."""
+class _Wanted:
+    """What refinement corrects by. Magnitudes here are flat, ``(pictures, columns, rows * inner)``, bins as the
+    loop's transform orders them."""
 
-    loop: str
-    """``(pictures, columns, rows, inner)``, as the loop's transform orders its bins."""
-    base: str
-    """The same without oversampling."""
-    natural: str
-    """``(pictures, columns, bins)`` without oversampling, by frequency."""
+    mel: str
+    given: str
+    inverse_mel: NDArray[np.float32]
 
-    @staticmethod
-    def of(graph: GraphText, plan: VocoderPlan, mel: str) -> _Magnitudes:
-        grid, transform = plan.grid, _transform(plan.grid)
-        matrix = inverse_mel_matrix(plan.params, grid.frequencies) * (grid.rate / plan.params.sample_rate)
-        order = transform.bins().ravel()
-        # Pictures have their low frequencies at the bottom. Not rounded: its error would be heard, and it is small.
-        flat = graph.op("Relu", graph.op("MatMul", mel, graph.constant(matrix[::-1, order])))
-        place = np.zeros(len(grid.frequencies), np.intp)
-        place[order] = np.arange(len(order))
-        place = place[:: grid.oversampling]
-        base = _transform(grid.base)
-        natural = graph.op("Gather", flat, graph.constant(place, np.int64), axis=2)
-        ordered = graph.op("Gather", flat, graph.constant(place[base.bins().ravel()], np.int64), axis=2)
-        return _Magnitudes(_rows(graph, flat, transform), _rows(graph, ordered, base), natural)
+
+def _inverse_mel(plan: VocoderPlan) -> NDArray[np.float32]:
+    """The inverse mel matrix for pictures, which have their low frequencies at the bottom."""
+    matrix = inverse_mel_matrix(plan.params, plan.grid.frequencies)
+    return matrix[::-1, _transform(plan.grid).bins().ravel()]
+
+
+def _places(grid: FrameGrid) -> NDArray[np.intp]:
+    """Where each bin, by frequency, stands in the loop's flat order."""
+    order = _transform(grid).bins().ravel()
+    places = np.zeros(len(grid.frequencies), np.intp)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _refined(graph: GraphText, plan: VocoderPlan, wanted: _Wanted, signal: str) -> str:
+    """:meth:`riffusion_rt.phase_refine.Refinement.target` of a signal's magnitudes."""
+    grid, transform = plan.grid, _transform(plan.grid)
+    refiner = refinement(plan.params, grid, inverse_mel_matrix(plan.params, grid.frequencies))
+    if refiner is None:
+        return wanted.given
+    _, size = _sizes(graph, transform.forward(graph, _frames(graph, plan, grid, signal)), transform)
+    own = graph.op("Reshape", size, graph.shape(0, 0, transform.rows * transform.inner))
+    resolved = graph.op("Gather", own, graph.constant(_places(grid)[refiner.first :], np.int64), axis=2)
+    bands = refiner.bank.shape[1]
+    has = graph.product(resolved, graph.constant(refiner.bank[:, ::-1]))
+    lacking = graph.op("Sub", graph.cut(wanted.mel, 2, 0, bands), has)
+    pads = graph.constant([0, 0, 0, 0, 0, plan.params.bands - bands], np.int64)
+    correction = graph.product(graph.op("Pad", lacking, pads), graph.constant(wanted.inverse_mel))
+    better = graph.op("Relu", graph.op("Add", own, correction))
+    share = np.concatenate([np.zeros(refiner.first, np.float32), refiner.share])[transform.bins().ravel()]
+    moved = graph.op("Mul", graph.op("Sub", better, wanted.given), graph.constant(share))
+    return graph.op("Add", wanted.given, moved)
 
 
 def _rows(graph: GraphText, magnitudes: str, transform: HalfTransform) -> str:
@@ -191,7 +217,7 @@ def _transform(grid: FrameGrid) -> HalfTransform:
 
 
 def _mel(graph: GraphText, plan: VocoderPlan) -> str:
-    """Mel magnitudes of all channels of all pictures, ``(pictures, columns, bands)``, at most 1, high bands first."""
+    """Mel magnitudes of all channels of all pictures in the loop's units: ``(pictures, columns, bands)``."""
     params = plan.params
     channels = graph.cut(IMAGE, 1, 1, 3) if params.stereo else graph.cut(IMAGE, 1, 0, 1)
     levels = graph.op("Round", graph.op("Mul", channels, graph.constant(255)))
@@ -202,21 +228,23 @@ def _mel(graph: GraphText, plan: VocoderPlan) -> str:
         "Pow", graph.op("Sub", graph.constant(1), lightness), graph.constant(1 / params.power)
     )
     single = graph.op("Reshape", loudness, graph.shape(-1, params.bands, plan.columns))
-    return graph.op("Transpose", single, perm=[0, 2, 1])
+    turned = graph.op("Transpose", single, perm=[0, 2, 1])
+    return graph.op("Mul", turned, graph.constant(plan.grid.rate / params.sample_rate))
 
 
-def _start(graph: GraphText, plan: VocoderPlan, magnitudes: _Magnitudes) -> str:
+def _start(graph: GraphText, plan: VocoderPlan, given: str) -> str:
     """The signal that the loop starts from: :func:`riffusion_rt.phase.start` with mirrored ends."""
     base = plan.grid.base
     bins = base.n_fft // 2 + 1
-    cycles = _starting_cycles(graph, plan, magnitudes.natural, bins)
+    natural = _places(plan.grid)[:: plan.grid.oversampling]
+    magnitudes = graph.op("Gather", given, graph.constant(natural, np.int64), axis=2)
+    cycles = _starting_cycles(graph, plan, magnitudes, bins)
     turned = graph.op("Add", cycles, graph.constant(np.arange(bins) % 2 / 2))
     angle = graph.op("Mul", graph.op("Sub", turned, graph.op("Floor", turned)), graph.constant(2 * np.pi))
     synthesis = NaturalSynthesis(base.length, bins)
     pads = graph.constant([0, 0, 0, 0, 0, synthesis.padded - bins], np.int64)
     real, imaginary = (
-        graph.op("Pad", graph.op("Mul", magnitudes.natural, graph.op(part, angle)), pads)
-        for part in ("Cos", "Sin")
+        graph.op("Pad", graph.op("Mul", magnitudes, graph.op(part, angle)), pads) for part in ("Cos", "Sin")
     )
     return _folded(graph, plan, base, synthesis.backward(graph, real, imaginary))
 
@@ -299,42 +327,41 @@ def _peaks(graph: GraphText, logs: str, below: str, above: str, bins: int) -> st
     return peak
 
 
-def _loop(graph: GraphText, plan: VocoderPlan, magnitudes: _Magnitudes, signal: str) -> str:
+def _iterations(
+    graph: GraphText, plan: VocoderPlan, magnitudes: str, state: _State, count: int, prefix: str
+) -> _State:
     """:func:`riffusion_rt.phase.accelerated`."""
-    iterations = phase.PRESETS[plan.preset].iterations
-    state = (signal, signal, signal)
+    shaped = _rows(graph, magnitudes, _transform(plan.grid))
     if plan.unrolled:
-        for _ in range(iterations):
-            state = _iteration(graph, plan, magnitudes, state)
-        return state[0]
-    body = graph.body("loop_")
-    names = [f"loop_{name}" for name in ("count", "going", "signal", "anchor", "previous")]
+        for _ in range(count):
+            state = _iteration(graph, plan, shaped, state)
+        return state
+    body = graph.body(prefix)
+    names = [f"{prefix}{name}" for name in ("count", "going", "signal", "anchor", "previous")]
     state_shape: list[int | str] = ["signals", plan.columns * plan.grid.hop]
     shapes: list[list[int | str]] = [[], [], state_shape, state_shape, state_shape]
     types = [TensorProto.INT64, TensorProto.BOOL, *([TensorProto.FLOAT] * 3)]
     inputs = [helper.make_tensor_value_info(*value) for value in zip(names, types, shapes, strict=True)]
-    moved = _iteration(body, plan, magnitudes, (names[2], names[3], names[4]))
+    moved = _iteration(body, plan, shaped, (names[2], names[3], names[4]))
     results = [body.op("Identity", name) for name in (names[1], *moved)]
     outputs = [
         helper.make_tensor_value_info(*value) for value in zip(results, types[1:], shapes[1:], strict=True)
     ]
     subgraph = helper.make_graph(body.nodes, "iteration", inputs, outputs)
-    outs = ["looped_signal", "looped_anchor", "looped_previous"]
-    trip, going = graph.constant(iterations, np.int64), graph.constant(True, np.bool_)
+    outs = (f"{prefix}last_signal", f"{prefix}last_anchor", f"{prefix}last_previous")
+    trip, going = graph.constant(count, np.int64), graph.constant(True, np.bool_)
     graph.nodes.append(
-        helper.make_node("Loop", [trip, going, *state], outs, name="iterations", body=subgraph)
+        helper.make_node("Loop", [trip, going, *state], list(outs), name=f"{prefix}loop", body=subgraph)
     )
-    return outs[0]
+    return outs
 
 
-def _iteration(
-    graph: GraphText, plan: VocoderPlan, magnitudes: _Magnitudes, state: tuple[str, str, str]
-) -> tuple[str, str, str]:
+def _iteration(graph: GraphText, plan: VocoderPlan, magnitudes: str, state: _State) -> _State:
     """One step of (signal, anchor, previous)."""
     signal, anchor, previous = state
     grid, transform = plan.grid, _transform(plan.grid)
     spectra = transform.forward(graph, _frames(graph, plan, grid, signal))
-    nearest = transform.backward(graph, _projected(graph, spectra, magnitudes.loop, transform))
+    nearest = transform.backward(graph, _projected(graph, spectra, magnitudes, transform))
     near = graph.op("Mul", _folded(graph, plan, grid, nearest), graph.constant(phase.GAMMA))
     relaxed = graph.op("Add", graph.op("Mul", anchor, graph.constant(1 - phase.GAMMA)), near)
     moved = graph.op("Sub", relaxed, previous)
@@ -343,11 +370,13 @@ def _iteration(
     return signal, anchor, relaxed
 
 
-def _synthesis(graph: GraphText, plan: VocoderPlan, magnitudes: _Magnitudes, signal: str) -> str:
+def _synthesis(graph: GraphText, plan: VocoderPlan, magnitudes: str, signal: str) -> str:
     """The last projection, at the result's sample rate."""
     base, transform = plan.grid.base, _transform(plan.grid.base)
     spectra = transform.forward(graph, _frames(graph, plan, base, signal))
-    right = _projected(graph, spectra, magnitudes.base, transform)
+    ordered = _places(plan.grid)[:: plan.grid.oversampling][transform.bins().ravel()]
+    base_magnitudes = graph.op("Gather", magnitudes, graph.constant(ordered, np.int64), axis=2)
+    right = _projected(graph, spectra, _rows(graph, base_magnitudes, transform), transform)
     bins = base.n_fft // 2 + 1
     synthesis = NaturalSynthesis(plan.result.length, bins)
     flat = graph.op("Reshape", right, graph.shape(0, 0, 2 * transform.rows * transform.inner))
@@ -377,12 +406,18 @@ def _natural_order(
 
 def _projected(graph: GraphText, spectra: str, magnitudes: str, transform: HalfTransform) -> str:
     """Spectra ``(..., rows, 2 inner)`` with their magnitudes put right."""
-    pairs = graph.op("Reshape", spectra, graph.shape(0, 0, transform.rows, 2, transform.inner))
-    square = graph.op("ReduceSum", graph.op("Mul", pairs, pairs), graph.constant([3], np.int64), keepdims=0)
-    size = graph.op("Add", graph.op("Sqrt", square), graph.constant(_QUIET))
-    gain = graph.op("Unsqueeze", graph.op("Div", magnitudes, size), graph.constant([3], np.int64))
+    pairs, size = _sizes(graph, spectra, transform)
+    guarded = graph.op("Add", size, graph.constant(_QUIET))
+    gain = graph.op("Unsqueeze", graph.op("Div", magnitudes, guarded), graph.constant([3], np.int64))
     scaled = graph.op("Mul", pairs, gain)
     return graph.op("Reshape", scaled, graph.shape(0, 0, transform.rows, 2 * transform.inner))
+
+
+def _sizes(graph: GraphText, spectra: str, transform: HalfTransform) -> tuple[str, str]:
+    """Spectra as ``(..., rows, 2, inner)``, and their magnitudes ``(..., rows, inner)``."""
+    pairs = graph.op("Reshape", spectra, graph.shape(0, 0, transform.rows, 2, transform.inner))
+    square = graph.op("ReduceSum", graph.op("Mul", pairs, pairs), graph.constant([3], np.int64), keepdims=0)
+    return pairs, graph.op("Sqrt", square)
 
 
 def _frames(graph: GraphText, plan: VocoderPlan, grid: FrameGrid, signal: str) -> str:
