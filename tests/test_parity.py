@@ -27,7 +27,7 @@ from riffusion_rt import Clip, ClipRequest, Riffusion, StepProgress
 from riffusion_rt.models import locate_model
 
 SCHEDULERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
     "pndm": (PNDMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "dpm++2m": (DPMSolverMultistepScheduler, {}),

@@ -88,7 +88,8 @@ def _write_networks(
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=canvas,
+        # One number for a square, as published checkpoints have it; diffusers' image-to-image pipeline needs that.
+        sample_size=canvas[0] if canvas[0] == canvas[1] else canvas,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=(16, 32),
