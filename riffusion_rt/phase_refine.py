@@ -37,7 +37,7 @@ class Refinement:
     @property
     def lowest_band(self) -> int:
         """The first band that lies wholly above ``first``, counted from all bands."""
-        return -self.bank.shape[1]
+        return -int(self.bank.shape[1])
 
     def target(
         self, magnitudes: NDArray[np.float32], given: NDArray[np.float32], mel: NDArray[np.float32]
