@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import AudioFileError
 from riffusion_engine.whole_file import whole_file
-
 from riffusion_rt import audio_containers
 
 SOFTWARE = "riffusion-rt"

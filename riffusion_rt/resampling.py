@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import RequestError
 
 SPECTROGRAM_RATE = 44_100

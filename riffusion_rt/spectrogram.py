@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import ImageFileError, NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_engine.whole_file import whole_file

@@ -11,8 +11,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from riffusion_engine.errors import AudioFileError, OutputError
 
+from riffusion_engine.errors import AudioFileError, OutputError
 from riffusion_rt.audio_file import (
     AUDIO_SUFFIXES,
     check_audio_suffix,

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-
 from riffusion_rt.audio_file import read_audio
 from riffusion_rt.spectrogram import column_count, hz_to_mel, mel_filter_bank, mel_spectrogram, mel_to_hz
 from riffusion_rt.spectrogram_image import MONO_PARAMS, STEREO_PARAMS, image_from_mel

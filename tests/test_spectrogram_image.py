@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+
 from riffusion_engine.errors import ImageFileError, NumericsError, OutputError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-
 from riffusion_rt.audio_file import read_audio
 from riffusion_rt.spectrogram import mel_spectrogram
 from riffusion_rt.spectrogram_image import (

@@ -38,7 +38,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         _discard(scratch)
         reason = error.strerror or str(error)
-        raise OutputError(f"Cannot write {path}: {reason}", hint="Choose a writable place with -o FILE") from error
+        raise OutputError(
+            f"Cannot write {path}: {reason}", hint="Choose a writable place with -o FILE"
+        ) from error
     except BaseException:
         _discard(scratch)
         raise

@@ -8,8 +8,12 @@ the mean before they square; over a view of (batch, groups, rest) it is the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 
 def as_instance_norms(graph: ir.Graph) -> int:
@@ -30,15 +34,17 @@ def _rewrite(graph: ir.Graph, node: ir.Node, name: str) -> None:
     assert source is not None and weight is not None and bias is not None
     assert source.shape is not None and source.dtype is not None
     groups, epsilon = node.attributes["num_groups"].as_int(), node.attributes["epsilon"].as_float()
-    channels, *rest = (int(size) for size in source.shape[1:])  # type: ignore[arg-type]
+    dtype = ir.TensorType(source.dtype)
+    channels, *rest = (size for size in source.shape[1:] if isinstance(size, int))
     nodes: list[ir.Node] = []
 
-    def add(operator: str, inputs: list[ir.Value], shape: list[object], **attributes: object) -> ir.Value:
-        made = ir.node(operator, inputs, dict(attributes))  # type: ignore[arg-type]
+    def add(
+        operator: str, inputs: list[ir.Value], shape: Sequence[int | ir.SymbolicDim], **attributes: float
+    ) -> ir.Value:
+        made = ir.node(operator, inputs, attributes)
         nodes.append(made)
         value = made.outputs[0]
-        value.name = f"{name}_{len(nodes)}"
-        value.shape, value.type = ir.Shape(shape), ir.TensorType(source.dtype)  # type: ignore[arg-type]
+        value.name, value.shape, value.type = f"{name}_{len(nodes)}", ir.Shape(shape), dtype
         return value
 
     batch, whole = source.shape[0], [source.shape[0], channels, *rest]
@@ -66,9 +72,11 @@ def _sizes(graph: ir.Graph, *sizes: int) -> ir.Value:
     return _constant(graph, "shape_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     if name not in graph.initializers:
         tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         graph.register_initializer(value)
     return graph.initializers[name]
