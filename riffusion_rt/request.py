@@ -13,6 +13,7 @@ from riffusion_engine.errors import RequestError
 
 if TYPE_CHECKING:
     from PIL import Image
+
     from riffusion_engine.manifest import SamplingDefaults
 
 Picture = Union["Image.Image", Path, str]
