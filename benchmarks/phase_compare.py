@@ -269,15 +269,15 @@ def main() -> None:
         decode(np.random.default_rng(0).random((1, PARAMS.bands, COLUMNS), np.float32))
     rows = []
     kinds = tuple(arguments.kind) if arguments.kind else None
-    for name, kind, mel, recording in pictures(peer, kinds, arguments.clips_a_kind):
-        rows.append(measured(name, kind, mel, recording, peer, arguments.repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    total = {"benchmark": "phase", "summary": summary(rows), **where}
-    print(json.dumps(total, indent=1))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with arguments.output.open("a") as file:
-        for row in [*({"benchmark": "phase", **row, **where} for row in rows), total]:
-            file.write(json.dumps(row) + "\n")
+        for name, kind, mel, recording in pictures(peer, kinds, arguments.clips_a_kind):
+            rows.append(measured(name, kind, mel, recording, peer, arguments.repeats))
+            print(json.dumps(rows[-1]), flush=True)
+            file.write(json.dumps({"benchmark": "phase", **rows[-1], **where}) + "\n")
+        total = {"benchmark": "phase", "summary": summary(rows), **where}
+        print(json.dumps(total, indent=1))
+        file.write(json.dumps(total) + "\n")
 
 
 if __name__ == "__main__":
