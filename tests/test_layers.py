@@ -17,7 +17,15 @@ ROOMS = {
     "export/riffusion_export": {"riffusion_train"},
     "training/riffusion_train": set(),
 }
-CODEC = {"spectrogram", "spectrogram_image", "inverse_mel", "phase", "phase_start", "phase_stft"}
+CODEC = {
+    "spectrogram",
+    "spectrogram_image",
+    "inverse_mel",
+    "phase",
+    "phase_refine",
+    "phase_start",
+    "phase_stft",
+}
 """What training and export may know of the runtime: how sound becomes a picture and back."""
 GENERIC_NAMES = {"utils", "util", "helpers", "common", "base", "manager", "core", "misc"}
 
