@@ -191,6 +191,8 @@ def test_float16_replaces_an_older_bundle_and_tells_how_far_it_is(
     assert not (output / "stale").exists()
     assert {entry.name for entry in tmp_path.iterdir()} == {"checkpoint", "bundle"}
     assert manifest.name == "half"
+    kinds = {node.op_type for node in onnx.load(output / "unet" / "model.onnx").graph.node}
+    assert {"Attention", "GroupNormalization"} <= kinds  # Whole, for GPUs to fuse.
     vocabularies = [
         json.loads((bundle / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
         for bundle in (toy_bundle, output)
