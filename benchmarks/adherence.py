@@ -62,18 +62,25 @@ def prepare(run: Path, held_out: int) -> None:
 @RUN
 @click.option("--model", default="riffusion-mini", show_default=True)
 @click.option("--seeds", default=5, show_default=True)
+@click.option("--first-seed", default=0, show_default=True)
 @click.option("--everything", is_flag=True, help="All instruments, not only the promised ones.")
 @click.option("--steps", type=int)
 @click.option("--guidance", type=float)
 def judge(
-    run: Path, model: str, seeds: int, everything: bool, steps: int | None, guidance: float | None
+    run: Path,
+    model: str,
+    seeds: int,
+    first_seed: int,
+    everything: bool,
+    steps: int | None,
+    guidance: float | None,
 ) -> None:
     """Generate clips and let the listener name the instrument."""
     heard: dict[str, NDArray[np.uint8]] = {}
     with Riffusion(model) as riffusion:
         for label in tqdm(LABELS if everything else REQUIRED, unit="prompt"):
             pictures = []
-            for seed in range(seeds):
+            for seed in range(first_seed, first_seed + seeds):
                 *_, clip = riffusion.iterate(ClipRequest(label, seed=seed, steps=steps, guidance=guidance))
                 pictures.append(np.asarray(clip.image)[:, :, 0])  # type: ignore[union-attr]
             heard[label] = np.stack(pictures)
@@ -82,7 +89,7 @@ def judge(
     record(
         "adherence",
         model=model,
-        seeds=seeds,
+        seeds=[first_seed, first_seed + seeds - 1],
         steps=steps or riffusion.manifest.defaults.steps,
         guidance=guidance or riffusion.manifest.defaults.guidance,
         top_1=_overall(right),
