@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from riffusion_engine.errors import NumericsError
+from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_rt.denoise import Guidance, Repaint, denoise
 from riffusion_rt.noise import TorchNoise
 from riffusion_rt.noise_schedule import NoiseSchedule
@@ -42,7 +43,7 @@ class FakeUNet:
     def close(self) -> None: ...
 
 
-def _guidance(scale: float) -> Guidance:
+def _guidance(scale: float | NDArray[np.float32]) -> Guidance:
     prompt, negative = np.full((2, 77, 6), 0.2, np.float32), np.full((2, 77, 6), -0.1, np.float32)
     return Guidance(prompt, negative, scale)
 
@@ -52,7 +53,11 @@ def _latents() -> NDArray[np.float32]:
 
 
 def _walk(
-    unet: FakeUNet, scale: float, sampler: str = "ddim", repaint: Repaint | None = None, steps: int = 6
+    unet: FakeUNet,
+    scale: float | NDArray[np.float32],
+    sampler: str = "ddim",
+    repaint: Repaint | None = None,
+    steps: int = 6,
 ) -> NDArray[np.float32]:
     table = sampler_table(sampler, SCHEDULE, steps)
     walk = list(denoise(unet, table, _latents(), _guidance(scale), [TorchNoise(1), TorchNoise(2)], repaint))
@@ -81,6 +86,41 @@ def test_guidance_extrapolates_between_the_two_predictions() -> None:
     # One step is linear in the prediction, so equal steps in scale move the latents by equal amounts.
     np.testing.assert_allclose(at_three - at_one, at_five - at_three, rtol=1e-3)
     assert np.abs(at_three - at_one).mean() > 1e-3
+
+
+def test_each_sample_may_have_its_own_scale() -> None:
+    scales = np.array([3.0, 7.0], np.float32)
+    mixed = _walk(FakeUNet(), scales)
+    for index, scale in enumerate(scales):
+        np.testing.assert_allclose(mixed[index], _walk(FakeUNet(), float(scale))[index], atol=1e-5)
+
+
+def test_a_scale_of_one_or_less_is_the_same_beside_a_guided_sample_as_alone() -> None:
+    unet = FakeUNet()
+    mixed = _walk(unet, np.array([0.5, 7.0], np.float32))
+    assert unet.feeds[0]["sample"].shape[0] == 4
+    np.testing.assert_allclose(mixed[0], _walk(FakeUNet(), 0.5)[0], atol=1e-5)
+
+
+def test_outside_of_its_interval_guidance_costs_nothing() -> None:
+    unet = FakeUNet()
+    guidance = dataclasses.replace(_guidance(5.0), interval=(0.2, 0.8))
+    table = sampler_table("ddim", SCHEDULE, 10)
+    list(denoise(unet, table, _latents(), guidance, [TorchNoise(1), TorchNoise(2)]))
+    assert [len(feeds["sample"]) for feeds in unet.feeds] == [2, 2, 4, 4, 4, 4, 4, 4, 2, 2]
+    assert (unet.feeds[0]["encoder_hidden_states"] > 0).all()
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (float("nan"), 1)])
+def test_an_interval_that_is_none_is_refused(interval: tuple[float, float]) -> None:
+    with pytest.raises(RequestError, match="interval"):
+        dataclasses.replace(_guidance(5.0), interval=interval)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), np.ones(3, np.float32), np.array([1, np.inf], np.float32)])
+def test_a_scale_that_does_not_fit_the_batch_is_refused(scale: float | NDArray[np.float32]) -> None:
+    with pytest.raises(RequestError, match="guidance scale"):
+        _guidance(scale)
 
 
 def test_samples_of_a_batch_do_not_touch_each_other() -> None:
