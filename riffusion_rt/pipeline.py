@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_engine.errors import BundleError
+from riffusion_rt.canvas import Canvas, unet_for
 from riffusion_rt.clip import Clip
 from riffusion_rt.models import DEFAULT_MODEL
+from riffusion_rt.open_model import OpenModel
 from riffusion_rt.request import ClipRequest, Picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from riffusion_engine.session import Session
-    from riffusion_rt.denoise import Repaint
+    from riffusion_engine.manifest import Manifest
+    from riffusion_rt.denoise import DenoisedStep
     from riffusion_rt.noise import TorchNoise
-    from riffusion_rt.noise_schedule import NoiseSchedule
-    from riffusion_rt.sampler_table import SamplerTable
-    from riffusion_rt.tokenizer import PromptTokenizer
+    from riffusion_rt.walk_start import WalkStart
 
 T = TypeVar("T")
-
-CACHED_PROMPTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +35,17 @@ class StepProgress:
     step: int
     steps: int
     latents: NDArray[np.float32]
+    """(n, channels, height, width) after the step."""
+    _done: DenoisedStep | None = field(default=None, repr=False)
+    _model: OpenModel | None = field(default=None, repr=False)
+
+    def preview(self, sample: int = 0) -> Image.Image:
+        """The picture that the model expects at this step: one more run of the VAE decoder, so only on request."""
+        from PIL import Image
+
+        assert self._done is not None and self._model is not None
+        latents = self._done.preview()[sample : sample + 1]
+        return Image.fromarray(decode_picture(self._model, latents))
 
 
 class Riffusion:
@@ -58,23 +63,22 @@ class Riffusion:
     def __init__(
         self, model: str | Path = DEFAULT_MODEL, *, device: str = "auto", threads: int | None = None
     ) -> None:
-        from riffusion_engine.devices import choose_device
-        from riffusion_engine.manifest import Manifest
-        from riffusion_rt.models import locate_model
+        self.model = OpenModel(model, device=device, threads=threads)
 
-        started = time.perf_counter()
-        self.device = choose_device(device).name
-        self.bundle = locate_model(model)
-        self.manifest = Manifest.read(self.bundle)
-        self.manifest.verify(self.bundle)
-        self._threads = threads
-        # Graphs open side by side; the one needed last has the whole denoising loop to do it.
-        self._opener = ThreadPoolExecutor(max_workers=3, thread_name_prefix="open")
-        self._opening: dict[str, Future[Session]] = {}
-        for name in ("unet", "text_encoder", "vae_decoder"):
-            self._open(name)
-        self.load_s = time.perf_counter() - started
-        self._embed = lru_cache(maxsize=CACHED_PROMPTS)(self._embed_uncached)
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return self.model.device
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the bundle."""
+        return self.model.bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's facts."""
+        return self.model.manifest
 
     def generate(
         self,
@@ -88,16 +92,30 @@ class Riffusion:
         seed_image: Picture | None = None,
         strength: float | None = None,
         mask: Picture | None = None,
+        seed_audio: Path | str | None = None,
+        duration_s: float | None = None,
+        loop: bool = False,
     ) -> Clip:
         """Make one clip. The arguments are ``ClipRequest``'s fields; see there for ranges and meanings.
 
         Raises:
             RequestError: a setting is out of range or does not fit the others.
-            ImageFileError: a picture cannot be read.
+            ImageFileError, AudioFileError: a picture or recording cannot be read.
             NumericsError: a graph returned NaN.
         """
         request = ClipRequest(
-            prompt, negative_prompt, seed, steps, guidance, sampler, strength, seed_image, mask
+            prompt,
+            negative_prompt,
+            seed,
+            steps,
+            guidance,
+            sampler,
+            strength,
+            seed_image,
+            mask,
+            seed_audio,
+            duration_s,
+            loop,
         )
         *_, clip = self.iterate(request)
         assert isinstance(clip, Clip)
@@ -105,33 +123,11 @@ class Riffusion:
 
     def iterate(self, request: ClipRequest) -> Iterator[StepProgress | Clip]:
         """Make one clip step by step: a ``StepProgress`` after every denoising step, then the ``Clip``."""
-        from riffusion_rt.denoise import Guidance, denoise
-        from riffusion_rt.latents import decode_latents
-        from riffusion_rt.noise import TorchNoise
-
-        request = request.resolved(self.manifest.defaults)
-        clock = _StageClock()
-        embeddings = self._embed(request.negative_prompt, request.prompt)
-        guidance = Guidance(embeddings[1:], embeddings[:1], _given(request.guidance))
-        clock.lap("text")
-        noise = TorchNoise(request.seed)
-        table, latents, repaint = self._start(request, noise)
-        clock.lap("start")
-        for done in denoise(self._session("unet"), table, latents, guidance, [noise], repaint):
-            latents = done.latents
-            clock.lap("denoise")
-            yield StepProgress(done.step, done.steps, latents)
-            clock.skip()
-        pixels = decode_latents(self._session("vae_decoder"), latents, self.manifest.latent)[0]
-        clock.lap("decode")
-        yield self._sound(request, pixels, clock)
+        return iterate_clip(self.model, request)
 
     def close(self) -> None:
         """Release the graphs. The object cannot be used afterwards."""
-        self._opener.shutdown(wait=True)
-        for opening in self._opening.values():
-            opening.result().close()
-        self._opening.clear()
+        self.model.close()
 
     def __enter__(self) -> Riffusion:
         return self
@@ -142,81 +138,156 @@ class Riffusion:
     def __repr__(self) -> str:
         return f"Riffusion({self.manifest.name!r}, device={self.device!r})"
 
-    def _open(self, name: str) -> Future[Session]:
-        from riffusion_engine.session import open_session
 
-        graph = self.manifest.graphs.get(name)
-        if graph is None:
-            raise BundleError(
-                f"{self.bundle} has no {name} graph",
-                hint="Export the checkpoint again with riffusion-rt export",
-            )
-        if name not in self._opening:
-            self._opening[name] = self._opener.submit(
-                open_session, self.bundle, graph, device=self.device, threads=self._threads
-            )
-        return self._opening[name]
+def iterate_clip(model: OpenModel, request: ClipRequest) -> Iterator[StepProgress | Clip]:
+    """See ``Riffusion.iterate``."""
+    from riffusion_rt.denoise import Guidance, denoise
+    from riffusion_rt.noise import TorchNoise
+    from riffusion_rt.picture_sound import sound_of_picture
 
-    def _session(self, name: str) -> Session:
-        return self._open(name).result()
+    manifest = model.manifest
+    request = request.resolved(manifest.defaults)
+    clock = StageClock()
+    canvas = Canvas.for_duration(
+        request.duration_s, manifest.latent, manifest.spectrogram, circular=request.loop
+    )
+    embeddings = model.embed([request.negative_prompt, request.prompt])
+    guidance = Guidance(embeddings[1:], embeddings[:1], given(request.guidance))
+    clock.lap("text")
+    noise = TorchNoise(request.seed)
+    start = start_of(model, request, canvas, noise)
+    clock.lap("start")
+    unet = unet_for(canvas, model.session("unet"), model.device)
+    latents = start.latents
+    for done in denoise(unet, start.table, latents, guidance, [noise], start.repaint):
+        latents = done.latents
+        clock.lap("denoise")
+        yield StepProgress(done.step, done.steps, latents, done, model)
+        clock.skip()
+    pixels = decode_picture(model, latents, canvas)
+    clock.lap("decode")
+    # A clip of the model's own width has always been played as a circle, whether it was drawn as one or not.
+    loops = request.loop or request.duration_s is None
+    samples = sound_of_picture(pixels, manifest.spectrogram, loop=loops)
+    clock.lap("phase")
+    yield finished_clip(model, request, pixels, samples, clock)
 
-    @cached_property
-    def _tokenizer(self) -> PromptTokenizer:
-        from riffusion_rt.tokenizer import PromptTokenizer
 
-        return PromptTokenizer.from_bundle(self.bundle)
+def start_of(model: OpenModel, request: ClipRequest, canvas: Canvas, noise: TorchNoise) -> WalkStart:
+    """Where the walk of a resolved request starts: in noise, or in its seed image's latents."""
+    from riffusion_rt.walk_start import start_from_latents, start_from_noise
 
-    @cached_property
-    def _schedule(self) -> NoiseSchedule:
-        from riffusion_rt.noise_schedule import NoiseSchedule
+    spec, sampler, steps = model.manifest.latent, given(request.sampler), given(request.steps)
+    if not request.has_seed:
+        drawn = noise.normal((1, spec.channels, spec.height, canvas.width))
+        return start_from_noise(model.schedule, sampler, steps, drawn)
+    # The mask is read first: what cannot be read is refused before anything runs.
+    keep = kept_cells(model, request, canvas)
+    original = seed_latents(model, request.seed_image, request.seed_audio, canvas, noise)
+    return start_from_latents(
+        model.schedule,
+        sampler,
+        steps,
+        given(request.strength),
+        original,
+        noise.normal(original.shape),
+        keep,
+    )
 
-        path = self.bundle / "scheduler" / "scheduler_config.json"
-        return NoiseSchedule.from_config(json.loads(path.read_text()))
 
-    def _embed_uncached(self, negative: str, prompt: str) -> NDArray[np.float32]:
-        """Embeddings (2, tokens, width): the negative prompt's, then the prompt's."""
-        from riffusion_rt.text_encoding import encode_prompts
+def seed_latents(
+    model: OpenModel,
+    picture: Picture | None,
+    audio: Path | str | None,
+    canvas: Canvas,
+    noise: TorchNoise,
+) -> NDArray[np.float32]:
+    """Latents (1, channels, height, canvas width) of a seed picture, or else of a recording.
 
-        return encode_prompts(self._session("text_encoder"), self._tokenizer, [negative, prompt])
+    Raises:
+        ImageFileError, AudioFileError: it cannot be read.
+    """
+    from riffusion_rt.latents import encode_pixels
+    from riffusion_rt.seed_picture import draw_recording, open_picture, pixels_of_picture, read_recording
 
-    def _start(
-        self, request: ClipRequest, noise: TorchNoise
-    ) -> tuple[SamplerTable, NDArray[np.float32], Repaint | None]:
-        """The table to walk, the latents to start from, and what a mask keeps."""
-        from riffusion_rt.denoise import Repaint
-        from riffusion_rt.latents import encode_image, keep_mask
-        from riffusion_rt.samplers import image_start, sampler_table
+    spec, params = model.manifest.latent, model.manifest.spectrogram
+    if picture is not None:
+        pixels = pixels_of_picture(open_picture(picture), spec, canvas.width)
+    else:
+        assert audio is not None
+        _, samples, _ = read_recording(Path(audio), params)
+        pixels = draw_recording(samples, params, canvas.width * spec.vae_factor).pixels
+    return encode_pixels(model.session("vae_encoder"), pixels, spec, noise, circular=canvas.circular)
 
-        spec, steps = self.manifest.latent, _given(request.steps)
-        sampler = _given(request.sampler)
-        if request.seed_image is None:
-            table = sampler_table(sampler, self._schedule, steps)
-            drawn = noise.normal((1, spec.channels, spec.height, spec.width))
-            return table, drawn * np.float32(table.init_noise_sigma), None
-        table = sampler_table(
-            sampler, self._schedule, steps, start=image_start(steps, _given(request.strength))
+
+def kept_cells(model: OpenModel, request: ClipRequest, canvas: Canvas) -> NDArray[np.float32] | None:
+    """(1, 1, height, canvas width): 1 where a mask or ranges keep the seed, 0 where it changes; None without either."""
+    from riffusion_rt.latents import keep_mask
+    from riffusion_rt.masks_by_range import mask_of_ranges
+    from riffusion_rt.seed_picture import open_picture
+
+    spec, params = model.manifest.latent, model.manifest.spectrogram
+    if request.repaint_s or request.repaint_hz:
+        columns = canvas.width * spec.vae_factor
+        return keep_mask(
+            mask_of_ranges(request.repaint_s, request.repaint_hz, columns, params), spec, canvas.width
         )
-        mask = None if request.mask is None else _open_picture(request.mask)
-        original = encode_image(self._session("vae_encoder"), _open_picture(request.seed_image), spec, noise)
-        drawn = noise.normal(original.shape)
-        repaint = None if mask is None else Repaint(original, drawn, keep_mask(mask, spec))
-        return table, table.noised(original, drawn), repaint
-
-    def _sound(self, request: ClipRequest, pixels: NDArray[np.uint8], clock: _StageClock) -> Clip:
-        from PIL import Image
-
-        from riffusion_rt.loudness import finish_clip
-        from riffusion_rt.phase import waveform_from_mel
-        from riffusion_rt.spectrogram_image import DECODED_MAX, mel_from_image
-
-        params = self.manifest.spectrogram
-        image = Image.fromarray(pixels)
-        samples = finish_clip(waveform_from_mel(mel_from_image(image, params), params, loop=True))
-        clock.lap("phase")
-        return Clip(samples, image, params, request, self.manifest.name, DECODED_MAX, clock.laps)
+    return None if request.mask is None else keep_mask(open_picture(request.mask), spec, canvas.width)
 
 
-class _StageClock:
+def decode_picture(
+    model: OpenModel, latents: NDArray[np.float32], canvas: Canvas | None = None
+) -> NDArray[np.uint8]:
+    """Latents (1, channels, height, width) to one picture (rows, columns, 3), cut to the canvas's columns.
+
+    Raises:
+        NumericsError: the decoder returned NaN or infinity.
+    """
+    pieces = list(picture_pieces(model, latents, canvas))
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+
+def picture_pieces(
+    model: OpenModel, latents: NDArray[np.float32], canvas: Canvas | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """The picture of ``decode_picture`` piece by piece from the left, for pictures that are not to be held whole."""
+    from riffusion_rt.latents import decode_wide
+
+    spec = model.manifest.latent
+    left = canvas.columns if canvas is not None else latents.shape[-1] * spec.vae_factor
+    cells = max(-(-left // spec.vae_factor), spec.width if canvas is None or not canvas.circular else 0)
+    circular = canvas is not None and canvas.circular
+    for piece in decode_wide(model.session("vae_decoder"), latents[..., :cells], spec, circular=circular):
+        yield piece[:, :left]
+        left -= piece.shape[1]
+        if left <= 0:
+            return
+
+
+def finished_clip(
+    model: OpenModel,
+    request: ClipRequest,
+    pixels: NDArray[np.uint8],
+    samples: NDArray[np.float32],
+    clock: StageClock,
+) -> Clip:
+    """Picture (rows, columns, 3) and sound (channels, n) as a clip that knows what it was made from."""
+    from PIL import Image
+
+    from riffusion_rt.spectrogram_image import DECODED_MAX
+
+    return Clip(
+        samples,
+        Image.fromarray(np.ascontiguousarray(pixels)),
+        model.manifest.spectrogram,
+        request,
+        model.manifest.name,
+        DECODED_MAX,
+        clock.laps,
+    )
+
+
+class StageClock:
     """Seconds between laps, by stage."""
 
     def __init__(self) -> None:
@@ -234,13 +305,7 @@ class _StageClock:
         self._since = now
 
 
-def _given(value: T | None) -> T:
+def given(value: T | None) -> T:
     """A setting of a resolved request, which has no None left."""
     assert value is not None
     return value
-
-
-def _open_picture(picture: Picture) -> Image.Image:
-    from riffusion_rt.spectrogram_image import load_image
-
-    return load_image(Path(picture)) if isinstance(picture, str | Path) else picture

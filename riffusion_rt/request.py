@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 Picture = Union["Image.Image", Path, str]
 """A picture in memory, or the path of one."""
 
+Ranges = tuple[tuple[float, float], ...]
+"""Pairs of a least and a greatest value."""
+
 MAX_SEED = 2**64 - 1
+MAX_DURATION_S = 1200.0
+"""Twenty minutes: what the largest picture holds that is read back."""
 MAX_PROMPT_CHARACTERS = 20_000
 """Longer prompts are refused before they reach the tokenizer: a mistake or an attack, not a description."""
 
@@ -50,6 +55,16 @@ class ClipRequest:
     """The picture to start from."""
     mask: Picture | None = None
     """Where the seed image may change."""
+    seed_audio: Path | str | None = None
+    """A recording whose spectrogram is the seed image."""
+    duration_s: Annotated[float, Ge(0.01), Le(MAX_DURATION_S)] | None = None
+    """Length, to the nearest column; the model's own if None."""
+    loop: bool = False
+    """The end meets the start: windows wrap around, and the length is rounded to whole cells of latents."""
+    repaint_s: Ranges = ()
+    """Times of the seed image, in seconds, that may change; the rest is kept."""
+    repaint_hz: Ranges = ()
+    """Frequencies of the seed image, in hertz, that may change; with ``repaint_s`` both must hold."""
 
     def __post_init__(self) -> None:
         """Check everything that needs no model.
@@ -70,11 +85,34 @@ class ClipRequest:
                 raise RequestError(
                     f"There is no sampler {self.sampler!r}", hint=f"Choose one of: {', '.join(SAMPLERS)}"
                 )
-        if self.seed_image is None and (self.mask is not None or self.strength is not None):
-            given = "mask" if self.mask is not None else "strength"
+        for name in ("repaint_s", "repaint_hz"):
+            object.__setattr__(self, name, _checked_ranges(name, getattr(self, name)))
+        self._check_seeds()
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether the clip is drawn from a picture or a recording."""
+        return self.seed_image is not None or self.seed_audio is not None
+
+    def _check_seeds(self) -> None:
+        if self.seed_image is not None and self.seed_audio is not None:
             raise RequestError(
-                f"A {given} needs a picture to work on", hint="Add a seed image (--seed-image FILE)"
+                "A clip starts from a seed image or from seed audio, not from both",
+                hint="Leave --seed-image or --seed-audio out",
             )
+        ranges = bool(self.repaint_s or self.repaint_hz)
+        if self.mask is not None and ranges:
+            raise RequestError(
+                "A mask picture and ranges to repaint exclude each other",
+                hint="Leave --mask out, or --repaint and --repaint-band",
+            )
+        given = {"mask": self.mask is not None, "strength": self.strength is not None, "repaint": ranges}
+        for name, present in given.items():
+            if present and not self.has_seed:
+                raise RequestError(
+                    f"A {name} needs a picture to work on",
+                    hint="Add a seed image (--seed-image FILE) or a recording (--seed-audio FILE)",
+                )
 
     def resolved(self, defaults: SamplingDefaults) -> ClipRequest:
         """The same request with the model's ``defaults`` in place of ``None``."""
@@ -84,18 +122,27 @@ class ClipRequest:
             guidance=self.guidance if self.guidance is not None else defaults.guidance,
             sampler=self.sampler if self.sampler is not None else defaults.sampler,
             strength=(self.strength if self.strength is not None else defaults.strength)
-            if self.seed_image is not None
+            if self.has_seed
             else None,
         )
 
     def settings(self) -> dict[str, Any]:
         """The request as plain JSON values; pictures in memory become ``"(picture)"``, paths their text."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("seed_image", "mask"):
-            picture = values[name]
-            if picture is not None:
-                values[name] = str(picture) if isinstance(picture, str | Path) else "(picture)"
-        return {name: value for name, value in values.items() if value is not None}
+        for name in ("seed_image", "mask", "seed_audio"):
+            values[name] = source_text(values[name])
+        return {
+            name: value
+            for name, value in values.items()
+            if not (value is None or value is False or value == ())
+        }
+
+
+def source_text(source: Picture | None) -> str | None:
+    """What metadata calls a seed: its path, or ``"(picture)"`` for one in memory."""
+    if source is None:
+        return None
+    return str(source) if isinstance(source, str | Path) else "(picture)"
 
 
 def field_range(name: str) -> tuple[float, float] | None:
@@ -119,6 +166,35 @@ def _bounds(hint: Any) -> tuple[type, float, float] | None:
         if (found := _bounds(option)) is not None:
             return found
     return None
+
+
+def parse_range(text: str, unit: str) -> tuple[float, float]:
+    """A range as people write it: ``1.5-3``.
+
+    Raises:
+        RequestError: it is not two numbers that rise.
+    """
+    least, _, greatest = text.partition("-")
+    try:
+        return _checked_ranges(unit, [(float(least), float(greatest))])[0]
+    except ValueError as error:
+        raise RequestError(f"{text!r} is no range of {unit}", hint="Write it like 1.5-3") from error
+
+
+def _checked_ranges(name: str, ranges: Any) -> Ranges:
+    try:
+        pairs = tuple((float(least), float(greatest)) for least, greatest in ranges)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"{name} must be pairs of numbers, not {ranges!r}", hint="Give it like [(1.5, 3.0)]"
+        ) from error
+    for least, greatest in pairs:
+        if not 0 <= least < greatest < float("inf"):
+            raise RequestError(
+                f"{name} must be ranges that rise from 0 or more, not {least:g} to {greatest:g}",
+                hint="Write the lesser value first, like 1.5-3",
+            )
+    return pairs
 
 
 def _check_ranges(request: ClipRequest) -> None:

@@ -1,0 +1,60 @@
+"""A spectrogram picture in, its sound at a clip's loudness out, however wide the picture is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from riffusion_engine.spectrogram_params import SpectrogramParams
+
+COLUMNS_AT_ONCE = 1024
+"""Wider pictures are reconstructed piece after piece, each beside the sound before it, in constant memory."""
+
+
+def sound_of_picture(
+    pixels: NDArray[np.uint8], params: SpectrogramParams, *, loop: bool, preset: str = "balanced"
+) -> NDArray[np.float32]:
+    """Reconstruct phases and set the loudness.
+
+    Args:
+        pixels: (bands, columns, 3).
+        params: how picture and sound belong together.
+        loop: the last column is followed by the first one; then the whole width is one reconstruction.
+        preset: how much work the phase loop does.
+
+    Returns:
+        float32 (channels, columns * hop length) in ±1.
+    """
+    from riffusion_rt.loudness import finish_clip
+    from riffusion_rt.phase import waveform_from_mel
+
+    columns = pixels.shape[1]
+    if loop or columns <= COLUMNS_AT_ONCE:
+        return finish_clip(waveform_from_mel(mel_of_pixels(pixels, params), params, preset=preset, loop=loop))
+    pieces = (
+        mel_of_pixels(pixels[:, start : start + COLUMNS_AT_ONCE], params)
+        for start in range(0, columns, COLUMNS_AT_ONCE)
+    )
+    return finish_clip(np.concatenate(list(joined_sound(pieces, params, preset=preset)), axis=1))
+
+
+def joined_sound(
+    mels: Iterable[NDArray[np.float32]], params: SpectrogramParams, *, preset: str = "balanced"
+) -> Iterator[NDArray[np.float32]]:
+    """Samples of pieces (channels, bands, columns) that follow each other, without a seam, in the units of ``mels``."""
+    from riffusion_rt.joining import join_clips
+
+    return join_clips(mels, params, preset=preset)
+
+
+def mel_of_pixels(pixels: NDArray[np.uint8], params: SpectrogramParams) -> NDArray[np.float32]:
+    """Magnitudes (channels, bands, columns) of a picture's pixels (bands, columns, 3)."""
+    from PIL import Image
+
+    from riffusion_rt.spectrogram_image import mel_from_image
+
+    return mel_from_image(Image.fromarray(np.ascontiguousarray(pixels)), params)
