@@ -44,6 +44,16 @@ class PhaseTarget:
         return PhaseTarget(np.roll(self.magnitudes, -columns, axis=0), np.roll(self.mel, -columns, axis=0))
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Where the loop begins."""
+
+    turn: int
+    """The column that comes first; other than 0 only on a circle, which must break somewhere for a start."""
+    signal: Signal
+    """The first guess, at the loop's rate, from that column on."""
+
+
 LoopState = tuple[Signal, Signal, Signal]
 """Where the next step starts, where the last relaxation did, and what it came to."""
 
@@ -154,15 +164,16 @@ def reconstruct(
     *,
     ends: Ends = "mirror",
     refiner: Refinement | None = None,
+    begun: Beginning | None = None,
 ) -> Signal:
-    """One channel's samples at the rate of ``result``."""
+    """One channel's samples at the rate of ``result``; from :func:`beginning`, if no other is given."""
     columns = len(target.mel)
-    # A circle must break somewhere for a start; the samples are turned back at the end.
-    turn = loosest_column(target.magnitudes) if ends == "circle" else 0
-    target = target.turned(turn)
+    if begun is None:
+        begun = beginning(target, grid, ends)
+    target = target.turned(begun.turn)
     cover = grid.coverage(columns, ends)
     magnitudes = target.magnitudes
-    state = resting(start(magnitudes, grid, ends))
+    state = resting(begun.signal)
 
     def nearest(signal: Signal) -> Signal:
         line = projected(grid.unfolded(signal, columns, ends), magnitudes, grid, grid, executor)
@@ -175,7 +186,7 @@ def reconstruct(
         state = accelerated(nearest, state, iterations)
     line = projected(grid.unfolded(state[0], columns, ends), magnitudes, grid, result, executor)
     samples = result.folded(line, columns, ends) / result.coverage(columns, ends)
-    return np.roll(result.inner(samples, columns, ends), turn * result.hop)
+    return np.roll(result.inner(samples, columns, ends), begun.turn * result.hop)
 
 
 def refined(
@@ -188,6 +199,12 @@ def refined(
         return refiner.target(np.abs(grid.spectra(line, *block)), target.magnitudes[part], target.mel[part])
 
     return np.concatenate(list(executor.map(work, frame_blocks(len(target.mel)))))
+
+
+def beginning(target: PhaseTarget, grid: FrameGrid, ends: Ends) -> Beginning:
+    """Where the loop begins on a target."""
+    turn = loosest_column(target.magnitudes) if ends == "circle" else 0
+    return Beginning(turn, start(target.turned(turn).magnitudes, grid, ends))
 
 
 def start(magnitudes: NDArray[np.float32], grid: FrameGrid, ends: Ends) -> Signal:

@@ -1,16 +1,14 @@
 """Spectrogram parameters enter; a graph leaves that turns spectrogram pictures into sound beside the UNet.
 
 It is :func:`riffusion_rt.phase.waveform_from_mel` in standard operators: the picture's levels to mel magnitudes, to
-linear magnitudes (one constant matrix), to starting phases (gathers and a prefix sum instead of the recurrence over
-frames), through the accelerated loop to samples. The batch is the one dynamic axis; a channel of a picture
-is one more picture to it.
+linear magnitudes (one constant matrix), to starting phases, through the accelerated loop to samples. The batch is the
+one dynamic axis; a channel of a picture is one more picture to it. Magnitudes go from stage to stage in the order of
+their frequencies, ``(pictures, columns, bins)``; the loop takes them in the order of its transform.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,29 +16,31 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from riffusion_engine.errors import ExportError
-from riffusion_engine.manifest import GraphSpec, TensorSpec
 from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_export.vocoder_frames import GraphFrames, rows_from
+from riffusion_export.vocoder_start import starting_signal
 from riffusion_export.vocoder_transforms import GraphText, HalfTransform, NaturalSynthesis
-from riffusion_rt import phase, phase_start
+from riffusion_rt import phase
 from riffusion_rt.inverse_mel import inverse_mel_matrix
-from riffusion_rt.phase_refine import refinement
-from riffusion_rt.phase_stft import FrameGrid, loop_grid, result_grid
+from riffusion_rt.phase_refine import Refinement, refinement
+from riffusion_rt.phase_stft import Ends, FrameGrid, loop_grid, result_grid
 
 _State = tuple[str, str, str]
 
 OPSET = 23
-VOCODER_PATH = "vocoder/model.onnx"
 
 IMAGE = "image"
-START = "start"
 WAVEFORM = "waveform"
+START = "start"
+"""Name inside the graph of the loop's first signal, ``(pictures, columns * grid.hop)``."""
+TURN = "turn"
+"""Name inside the graph of a circle of the column that comes first, int64 ``(pictures, 1)``."""
 
 # Mel amplitude of a picture's darkest level (Riffusion's value); inside the graph it is 1.
 MAX_VALUE = 30e6
 
-# Guards divisions where the loudest magnitude is about 1.
+# Guards a division where the loudest magnitude is about 1.
 _QUIET = 1e-16
-_TINY = 1e-37
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class VocoderPlan:
     """Width of the pictures."""
     preset: str = "balanced"
     """Quality of the phase loop: one of :data:`riffusion_rt.phase.PRESETS`."""
+    ends: Ends = "circle"
+    """What lies beyond the picture: its other end, as in every clip that a model draws, or its mirror image."""
     unrolled: bool = False
     """Whether the iterations stand in the graph one by one. A loop is a tenth of the size, also as an engine."""
-    start_given: bool = False
-    """Whether the loop's first signal is a second input, ``start``; to compare loops from one start."""
     round_products_to: str | None = None
     """See :class:`GraphText`; for experiments only."""
 
@@ -70,46 +70,14 @@ class VocoderPlan:
         """The result's frames."""
         return result_grid(self.params)
 
+    def frames(self, grid: FrameGrid) -> GraphFrames:
+        """The picture's frames on a grid."""
+        return GraphFrames(grid, self.columns, self.ends)
+
     @property
     def samples(self) -> int:
         """Length of the waveform."""
         return self.columns * self.params.hop_length
-
-
-def write_vocoder(
-    bundle: Path,
-    params: SpectrogramParams,
-    columns: int = 512,
-    *,
-    preset: str = "balanced",
-) -> GraphSpec:
-    """Write ``vocoder/model.onnx`` into a bundle folder.
-
-    Args:
-        bundle: the folder.
-        params: how the pictures were made.
-        columns: width of the pictures.
-        preset: quality of the phase loop.
-
-    Returns:
-        What the manifest says of it; ``parity`` is left empty for the exporter to fill.
-
-    Raises:
-        ExportError: the pictures are narrower than a frame.
-    """
-    plan = VocoderPlan(params, columns, preset)
-    model = vocoder_model(plan)
-    path = bundle / VOCODER_PATH
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
-    return GraphSpec(
-        path=VOCODER_PATH,
-        inputs=(TensorSpec(name=IMAGE, dtype="float32", shape=("batch", 3, params.bands, columns)),),
-        outputs=(TensorSpec(name=WAVEFORM, dtype="float32", shape=("batch", params.channels, plan.samples)),),
-        weights_dtype="float32",
-        compute_dtype="float32",
-        parity={},
-    )
 
 
 def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
@@ -117,9 +85,7 @@ def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
 
     Its input ``image`` is float32 ``(batch, 3, bands, columns)`` in 0..1, a picture's levels divided by 255 (a VAE's
     output, mapped from ±1, does as well: it is rounded to the 256 levels that a picture can hold). Its output
-    ``waveform`` is float32 ``(batch, channels, columns * hop)``, at the level of :func:`waveform_from_mel`. With
-    ``start_given`` there is also ``start``, float32 ``(batch * channels, columns * grid.hop)``, at a level where the
-    darkest mel amplitude is 1.
+    ``waveform`` is float32 ``(batch, channels, columns * hop)``, at the level of :func:`waveform_from_mel`.
 
     Raises:
         ExportError: the pictures are narrower than a frame.
@@ -130,86 +96,100 @@ def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
             hint="Choose the width that the model draws",
         )
     graph = GraphText(plan.round_products_to)
-    mel = _mel(graph, plan)
-    inverse_mel = _inverse_mel(plan)
-    given = graph.op("Relu", graph.product(mel, graph.constant(inverse_mel)))
-    start = START if plan.start_given else _start(graph, plan, given)
+    inverse_mel = inverse_mel_matrix(plan.params, plan.grid.frequencies)
+    refiner = refinement(plan.params, plan.grid, inverse_mel)
+    mel, given, turn = _targets(graph, plan, inverse_mel)
+    base_magnitudes = graph.op("Slice", given, *_every(graph, plan))
+    graph.prefix = f"{START}_"
+    found = starting_signal(graph, plan.frames(plan.grid.base), base_magnitudes)
+    graph.prefix = ""
+    start = graph.named("Identity", START, found)
     state, magnitudes = (start, start, start), given
     for stage, iterations in enumerate(phase.PRESETS[plan.preset].stages):
-        if stage > 0:
-            magnitudes = _refined(graph, plan, _Wanted(mel, given, inverse_mel), state[0])
+        if stage > 0 and refiner is not None:
+            magnitudes = _refined(graph, plan, refiner, mel, given, state[0])
         state = _iterations(graph, plan, magnitudes, state, iterations, f"stage{stage}_")
     samples = _synthesis(graph, plan, magnitudes, state[0])
+    if turn is not None:
+        columns = graph.op("Reshape", samples, graph.shape(0, plan.columns, plan.params.hop_length))
+        samples = rows_from(graph, columns, plan.columns, turn, -1)
     shaped = graph.op("Reshape", samples, graph.shape(-1, plan.params.channels, plan.samples))
-    graph.nodes.append(
-        helper.make_node("Mul", [shaped, graph.constant(MAX_VALUE)], [WAVEFORM], name=WAVEFORM)
-    )
+    graph.named("Mul", WAVEFORM, shaped, graph.constant(MAX_VALUE))
+    return _checked(graph, plan)
+
+
+def _checked(graph: GraphText, plan: VocoderPlan) -> onnx.ModelProto:
     params = plan.params
-    inputs = {IMAGE: ["batch", 3, params.bands, plan.columns]}
-    if plan.start_given:
-        inputs[START] = ["signals", plan.columns * plan.grid.hop]
-    body = helper.make_graph(
-        graph.nodes,
-        "vocoder",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [
-            helper.make_tensor_value_info(
-                WAVEFORM, TensorProto.FLOAT, ["batch", params.channels, plan.samples]
-            )
-        ],
-        list(graph.constants.values()),
+    sides = {
+        IMAGE: ["batch", 3, params.bands, plan.columns],
+        WAVEFORM: ["batch", params.channels, plan.samples],
+    }
+    image, waveform = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in sides.items()
     )
+    body = helper.make_graph(graph.nodes, "vocoder", [image], [waveform], list(graph.constants.values()))
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     onnx.checker.check_model(model)
     return model
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What refinement corrects by. Magnitudes here are flat, ``(pictures, columns, rows * inner)``, bins as the
-    loop's transform orders them."""
+def _targets(
+    graph: GraphText, plan: VocoderPlan, inverse_mel: NDArray[np.float32]
+) -> tuple[str, str, str | None]:
+    """Mel magnitudes, linear ones, and on a circle the column that both begin with."""
+    mel = _mel(graph, plan)
+    given = graph.op("Relu", graph.banded_product(mel, inverse_mel))
+    if plan.ends != "circle":
+        return mel, given, None
+    last = plan.columns - 1
+    one_later = graph.op("Concat", graph.cut(given, 1, last, last + 1), graph.cut(given, 1, 0, last), axis=1)
+    shared = graph.op(
+        "ReduceSum", graph.op("Min", given, one_later), graph.constant([2], np.int64), keepdims=0
+    )
+    turn = graph.named("ArgMin", TURN, shared, axis=1, keepdims=1)
+    mel, given = (rows_from(graph, tensor, plan.columns, turn, 1) for tensor in (mel, given))
+    return mel, given, turn
 
-    mel: str
-    given: str
-    inverse_mel: NDArray[np.float32]
+
+def _every(graph: GraphText, plan: VocoderPlan) -> list[str]:
+    """Bounds of a slice that leaves the bins between those of the frames' own transform out."""
+    bins = len(plan.grid.frequencies)
+    return [graph.constant([bound], np.int64) for bound in (0, bins, 2, plan.grid.oversampling)]
 
 
-def _inverse_mel(plan: VocoderPlan) -> NDArray[np.float32]:
-    """The inverse mel matrix for pictures, which have their low frequencies at the bottom."""
-    matrix = inverse_mel_matrix(plan.params, plan.grid.frequencies)
-    return matrix[::-1, _transform(plan.grid).bins().ravel()]
+def _refined(
+    graph: GraphText, plan: VocoderPlan, refiner: Refinement, mel: str, given: str, signal: str
+) -> str:
+    """:meth:`riffusion_rt.phase_refine.Refinement.target` of a signal's magnitudes."""
+    grid, transform = plan.grid, _transform(plan.grid)
+    spectra = transform.forward(graph, plan.frames(grid).looked_at(graph, signal))
+    flat = graph.op(
+        "Reshape", _sizes(graph, spectra, transform)[1], graph.shape(0, 0, transform.rows * transform.inner)
+    )
+    resolved = graph.constant(_places(transform)[refiner.first :], np.int64)
+    own = graph.op("Gather", flat, resolved, axis=2)
+    bands, bins = plan.params.bands, len(grid.frequencies)
+    wanted = graph.cut(mel, 2, bands + refiner.lowest_band, bands)
+    lacking = graph.op("Sub", wanted, graph.banded_product(own, refiner.bank))
+    better = graph.op("Relu", graph.op("Add", own, graph.banded_product(lacking, refiner.inverse)))
+    before = graph.cut(given, 2, refiner.first, bins)
+    moved = graph.op("Mul", graph.op("Sub", better, before), graph.constant(refiner.share))
+    return graph.op("Concat", graph.cut(given, 2, 0, refiner.first), graph.op("Add", before, moved), axis=2)
 
 
-def _places(grid: FrameGrid) -> NDArray[np.intp]:
-    """Where each bin, by frequency, stands in the loop's flat order."""
-    order = _transform(grid).bins().ravel()
-    places = np.zeros(len(grid.frequencies), np.intp)
+def _places(transform: HalfTransform) -> NDArray[np.intp]:
+    """Where each bin, by frequency, stands in a transform's flat order."""
+    order = transform.bins().ravel()
+    places = np.zeros(transform.points // 2 + 1, np.intp)
     places[order] = np.arange(len(order))
     return places
 
 
-def _refined(graph: GraphText, plan: VocoderPlan, wanted: _Wanted, signal: str) -> str:
-    """:meth:`riffusion_rt.phase_refine.Refinement.target` of a signal's magnitudes."""
-    grid, transform = plan.grid, _transform(plan.grid)
-    refiner = refinement(plan.params, grid, inverse_mel_matrix(plan.params, grid.frequencies))
-    if refiner is None:
-        return wanted.given
-    _, size = _sizes(graph, transform.forward(graph, _frames(graph, plan, grid, signal)), transform)
-    own = graph.op("Reshape", size, graph.shape(0, 0, transform.rows * transform.inner))
-    resolved = graph.op("Gather", own, graph.constant(_places(grid)[refiner.first :], np.int64), axis=2)
-    bands = refiner.bank.shape[1]
-    has = graph.product(resolved, graph.constant(refiner.bank[:, ::-1]))
-    lacking = graph.op("Sub", graph.cut(wanted.mel, 2, 0, bands), has)
-    pads = graph.constant([0, 0, 0, 0, 0, plan.params.bands - bands], np.int64)
-    correction = graph.product(graph.op("Pad", lacking, pads), graph.constant(wanted.inverse_mel))
-    better = graph.op("Relu", graph.op("Add", own, correction))
-    share = np.concatenate([np.zeros(refiner.first, np.float32), refiner.share])[transform.bins().ravel()]
-    moved = graph.op("Mul", graph.op("Sub", better, wanted.given), graph.constant(share))
-    return graph.op("Add", wanted.given, moved)
-
-
-def _rows(graph: GraphText, magnitudes: str, transform: HalfTransform) -> str:
-    return graph.op("Reshape", magnitudes, graph.shape(0, 0, transform.rows, transform.inner))
+def _rows(graph: GraphText, magnitudes: str, transform: HalfTransform, every: int = 1) -> str:
+    """Magnitudes in a transform's order, of every such bin."""
+    order = graph.constant(every * transform.bins().ravel(), np.int64)
+    flat = graph.op("Gather", magnitudes, order, axis=2)
+    return graph.op("Reshape", flat, graph.shape(0, 0, transform.rows, transform.inner))
 
 
 def _transform(grid: FrameGrid) -> HalfTransform:
@@ -228,103 +208,10 @@ def _mel(graph: GraphText, plan: VocoderPlan) -> str:
         "Pow", graph.op("Sub", graph.constant(1), lightness), graph.constant(1 / params.power)
     )
     single = graph.op("Reshape", loudness, graph.shape(-1, params.bands, plan.columns))
-    turned = graph.op("Transpose", single, perm=[0, 2, 1])
+    # A picture has its low frequencies at the bottom.
+    low_first = graph.op("Gather", single, graph.constant(np.arange(params.bands)[::-1], np.int64), axis=1)
+    turned = graph.op("Transpose", low_first, perm=[0, 2, 1])
     return graph.op("Mul", turned, graph.constant(plan.grid.rate / params.sample_rate))
-
-
-def _start(graph: GraphText, plan: VocoderPlan, given: str) -> str:
-    """The signal that the loop starts from: :func:`riffusion_rt.phase.start` with mirrored ends."""
-    base = plan.grid.base
-    bins = base.n_fft // 2 + 1
-    natural = _places(plan.grid)[:: plan.grid.oversampling]
-    magnitudes = graph.op("Gather", given, graph.constant(natural, np.int64), axis=2)
-    cycles = _starting_cycles(graph, plan, magnitudes, bins)
-    turned = graph.op("Add", cycles, graph.constant(np.arange(bins) % 2 / 2))
-    angle = graph.op("Mul", graph.op("Sub", turned, graph.op("Floor", turned)), graph.constant(2 * np.pi))
-    synthesis = NaturalSynthesis(base.length, bins)
-    pads = graph.constant([0, 0, 0, 0, 0, synthesis.padded - bins], np.int64)
-    real, imaginary = (
-        graph.op("Pad", graph.op("Mul", magnitudes, graph.op(part, angle)), pads) for part in ("Cos", "Sin")
-    )
-    return _folded(graph, plan, base, synthesis.backward(graph, real, imaginary))
-
-
-def _starting_cycles(graph: GraphText, plan: VocoderPlan, magnitudes: str, bins: int) -> str:
-    """:func:`riffusion_rt.phase_start.starting_cycles` for all frames at once."""
-    base, columns = plan.grid.base, plan.columns
-    spread = base.window_length / base.length
-    loudest = graph.op("ReduceMax", magnitudes, graph.constant([1, 2], np.int64), keepdims=1)
-    floor = graph.op("Mul", loudest, graph.constant(phase_start.SLOPE_FLOOR))
-    logs = graph.op("Log", graph.op("Add", magnitudes, graph.op("Add", floor, graph.constant(_TINY))))
-
-    below = graph.op("Concat", graph.cut(logs, 2, 0, 1), graph.cut(logs, 2, 0, bins - 1), axis=2)
-    above = graph.op("Concat", graph.cut(logs, 2, 1, bins), graph.cut(logs, 2, bins - 1, bins), axis=2)
-    inner = np.ones(bins)
-    inner[[0, -1]] = 0
-    tilt = graph.op("Mul", graph.op("Sub", above, below), graph.constant(inner / 2))
-    scaled = graph.op("Mul", tilt, graph.constant(phase_start.FREQUENCY_VARIANCE / spread))
-    offset = _limited(graph, scaled, phase_start.FARTHEST_PEAK)
-    own = np.arange(bins) % base.overlap / base.overlap
-    advance = graph.op(
-        "Add", graph.op("Mul", offset, graph.constant(1 / (spread * base.overlap))), graph.constant(own)
-    )
-
-    before = graph.op("Concat", graph.cut(logs, 1, 0, 1), graph.cut(logs, 1, 0, columns - 1), axis=1)
-    after = graph.op(
-        "Concat", graph.cut(logs, 1, 1, columns), graph.cut(logs, 1, columns - 1, columns), axis=1
-    )
-    rise = graph.op("Sub", after, before)
-    slope = graph.constant(phase_start.TIME_VARIANCE * spread**2 * base.overlap / 2)
-    delay = _limited(graph, graph.op("Mul", rise, slope), phase_start.FARTHEST_EVENT)
-    steps = graph.op("Add", graph.cut(delay, 2, 1, bins), graph.cut(delay, 2, 0, bins - 1))
-    halved = graph.op("Mul", steps, graph.constant(-0.5))
-    first_none = graph.constant([0, 0, 1, 0, 0, 0], np.int64)
-    along = graph.op("CumSum", graph.op("Pad", halved, first_none), graph.constant(2, np.int64))
-
-    # The recurrence: each bin's phase is that of its peak, a column ago, plus what lies between.
-    mean = graph.op(
-        "Mul",
-        graph.op("Add", graph.cut(advance, 1, 0, columns - 1), graph.cut(advance, 1, 1, columns)),
-        graph.constant(0.5),
-    )
-    scatter = graph.constant(phase_start.scattered_signs(bins)[None, None])
-    batched = graph.op("Add", graph.op("Mul", graph.cut(advance, 1, 0, 1), graph.constant(0)), scatter)
-    gained = graph.op("Sub", graph.op("Concat", batched, mean, axis=1), along)
-    peak = _peaks(graph, logs, below, above, bins)
-    step = _fraction(graph, graph.op("Add", graph.op("GatherElements", gained, peak, axis=2), along))
-    return _prefix(graph, peak, step, columns)
-
-
-def _prefix(graph: GraphText, peak: str, step: str, columns: int) -> str:
-    """All frames' phases from the recurrence ``phase[t][k] = phase[t - 1][peak[t][k]] + step[t][k]``.
-
-    Steps compose associatively, so that doubling their reach (Hillis and Steele) takes log2 of the columns.
-    """
-    for exponent in range(math.ceil(math.log2(columns))):
-        reach = 2**exponent
-        near = graph.cut(peak, 1, reach, columns)
-        farther = graph.op("GatherElements", graph.cut(step, 1, 0, columns - reach), near, axis=2)
-        reached = _fraction(graph, graph.op("Add", graph.cut(step, 1, reach, columns), farther))
-        there = graph.op("GatherElements", graph.cut(peak, 1, 0, columns - reach), near, axis=2)
-        step = graph.op("Concat", graph.cut(step, 1, 0, reach), reached, axis=1)
-        peak = graph.op("Concat", graph.cut(peak, 1, 0, reach), there, axis=1)
-    return step
-
-
-def _peaks(graph: GraphText, logs: str, below: str, above: str, bins: int) -> str:
-    higher, lower = graph.op("Greater", above, logs), graph.op("Less", below, logs)
-    steeper = graph.op("GreaterOrEqual", above, below)
-    up = graph.op("And", higher, graph.op("Or", lower, steeper))
-    # At the edges the neighbour beyond is the bin itself: never up, and down only where there is a bin below.
-    has_below = graph.constant(np.arange(bins) > 0, np.bool_)
-    falls = graph.op("And", graph.op("GreaterOrEqual", below, logs), has_below)
-    down = graph.op("And", falls, graph.op("Not", up))
-    one, none = graph.constant(1, np.int64), graph.constant(0, np.int64)
-    moved = graph.op("Sub", graph.op("Where", up, one, none), graph.op("Where", down, one, none))
-    peak = graph.op("Add", moved, graph.constant(np.arange(bins), np.int64))
-    for _ in range(phase_start.UPHILL_DOUBLINGS):
-        peak = graph.op("GatherElements", peak, peak, axis=2)
-    return peak
 
 
 def _iterations(
@@ -360,9 +247,10 @@ def _iteration(graph: GraphText, plan: VocoderPlan, magnitudes: str, state: _Sta
     """One step of (signal, anchor, previous)."""
     signal, anchor, previous = state
     grid, transform = plan.grid, _transform(plan.grid)
-    spectra = transform.forward(graph, _frames(graph, plan, grid, signal))
+    frames = plan.frames(grid)
+    spectra = transform.forward(graph, frames.looked_at(graph, signal))
     nearest = transform.backward(graph, _projected(graph, spectra, magnitudes, transform))
-    near = graph.op("Mul", _folded(graph, plan, grid, nearest), graph.constant(phase.GAMMA))
+    near = graph.op("Mul", frames.folded(graph, nearest), graph.constant(phase.GAMMA))
     relaxed = graph.op("Add", graph.op("Mul", anchor, graph.constant(1 - phase.GAMMA)), near)
     moved = graph.op("Sub", relaxed, previous)
     signal = graph.op("Add", relaxed, graph.op("Mul", moved, graph.constant(phase.ALPHA)))
@@ -373,10 +261,9 @@ def _iteration(graph: GraphText, plan: VocoderPlan, magnitudes: str, state: _Sta
 def _synthesis(graph: GraphText, plan: VocoderPlan, magnitudes: str, signal: str) -> str:
     """The last projection, at the result's sample rate."""
     base, transform = plan.grid.base, _transform(plan.grid.base)
-    spectra = transform.forward(graph, _frames(graph, plan, base, signal))
-    ordered = _places(plan.grid)[:: plan.grid.oversampling][transform.bins().ravel()]
-    base_magnitudes = graph.op("Gather", magnitudes, graph.constant(ordered, np.int64), axis=2)
-    right = _projected(graph, spectra, _rows(graph, base_magnitudes, transform), transform)
+    spectra = transform.forward(graph, plan.frames(base).looked_at(graph, signal))
+    own = _rows(graph, magnitudes, transform, plan.grid.oversampling)
+    right = _projected(graph, spectra, own, transform)
     bins = base.n_fft // 2 + 1
     synthesis = NaturalSynthesis(plan.result.length, bins)
     flat = graph.op("Reshape", right, graph.shape(0, 0, 2 * transform.rows * transform.inner))
@@ -386,7 +273,7 @@ def _synthesis(graph: GraphText, plan: VocoderPlan, magnitudes: str, signal: str
         )
         for places, gain in _natural_order(transform, synthesis, plan.result.rate / base.rate)
     )
-    return _folded(graph, plan, plan.result, synthesis.backward(graph, real, imaginary))
+    return plan.frames(plan.result).folded(graph, synthesis.backward(graph, real, imaginary))
 
 
 def _natural_order(
@@ -418,55 +305,3 @@ def _sizes(graph: GraphText, spectra: str, transform: HalfTransform) -> tuple[st
     pairs = graph.op("Reshape", spectra, graph.shape(0, 0, transform.rows, 2, transform.inner))
     square = graph.op("ReduceSum", graph.op("Mul", pairs, pairs), graph.constant([3], np.int64), keepdims=0)
     return pairs, graph.op("Sqrt", square)
-
-
-def _frames(graph: GraphText, plan: VocoderPlan, grid: FrameGrid, signal: str) -> str:
-    """Windowed frames ``(pictures, columns, length)`` of a signal with mirrored ends."""
-    before, after, last = _margins(grid, plan.columns)
-    line = graph.op(
-        "Concat",
-        graph.op("Gather", signal, graph.constant(before[::-1], np.int64), axis=1),
-        signal,
-        graph.op("Gather", signal, graph.constant(last - after, np.int64), axis=1),
-        axis=1,
-    )
-    blocks = graph.op("Reshape", line, graph.shape(0, plan.columns + grid.overlap - 1, grid.hop))
-    places = (graph.cut(blocks, 1, place, place + plan.columns) for place in range(grid.overlap))
-    return graph.op("Mul", graph.op("Concat", *places, axis=2), graph.constant(grid.window))
-
-
-def _folded(graph: GraphText, plan: VocoderPlan, grid: FrameGrid, frames: str) -> str:
-    """The signal ``(pictures, columns * hop)`` that frames lay out, its mirrored ends folded in, evenly covered."""
-    windowed = graph.op("Mul", frames, graph.constant(grid.window))
-    blocks = graph.op("Reshape", windowed, graph.shape(0, plan.columns, grid.overlap, grid.hop))
-    laid = []
-    for place in range(grid.overlap):
-        pads = graph.constant([0, place, 0, 0, grid.overlap - 1 - place, 0], np.int64)
-        block = graph.op("Squeeze", graph.cut(blocks, 2, place, place + 1), graph.constant([2], np.int64))
-        laid.append(graph.op("Pad", block, pads))
-    flat = graph.op("Reshape", graph.op("Sum", *laid), graph.shape(0, -1))
-    before, after, last = _margins(grid, plan.columns)
-    length, margin = last + 1, len(before)
-    left = graph.op("Gather", flat, graph.constant(margin - before, np.int64), axis=1)
-    right = graph.op("Gather", flat, graph.constant((margin + last + after)[::-1], np.int64), axis=1)
-    ends = graph.op(
-        "Sum",
-        graph.cut(flat, 1, margin, margin + length),
-        graph.op("Pad", left, graph.constant([0, 1, 0, length - 1 - len(before)], np.int64)),
-        graph.op("Pad", right, graph.constant([0, last - len(after), 0, 1], np.int64)),
-    )
-    return graph.op("Mul", ends, graph.constant(1 / grid.coverage(plan.columns, "mirror")))
-
-
-def _margins(grid: FrameGrid, columns: int) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
-    """How far mirrored samples lie from the first and from the last sample, nearest first; the last sample."""
-    half = grid.length // 2
-    return np.arange(1, half + 1), np.arange(1, half - grid.hop + 1), columns * grid.hop - 1
-
-
-def _limited(graph: GraphText, tensor: str, reach: float) -> str:
-    return graph.op("Clip", tensor, graph.constant(-reach), graph.constant(reach))
-
-
-def _fraction(graph: GraphText, cycles: str) -> str:
-    return graph.op("Sub", cycles, graph.op("Floor", cycles))

@@ -19,6 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+# What is this much smaller than the greatest entry of its column counts for nothing, seen in float32.
+NEGLIGIBLE = 1e-7
+# Columns of a banded matrix that are multiplied at once: about as many as rows count there.
+BLOCK_COLUMNS = 64
+
 
 @dataclass
 class GraphText:
@@ -38,6 +43,11 @@ class GraphText:
     def op(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Add a node of one output; its name."""
         name = f"{self.prefix}{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def named(self, kind: str, name: str, *inputs: str, **attributes: object) -> str:
+        """Add a node whose one output has this name."""
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -62,6 +72,29 @@ class GraphText:
     def product(self, left: str, right: str) -> str:
         """A matrix product."""
         return self.op("MatMul", self._rounded(left), self._rounded(right))
+
+    def banded_product(self, left: str, matrix: NDArray[np.floating]) -> str:
+        """The product ``(..., rows) x (rows, columns)`` with a constant that is all but zero far from a diagonal.
+
+        It is cut into blocks of columns, each over the rows that count there: a tenth of the constant and of the work.
+        """
+        kept = np.where(np.abs(matrix) > NEGLIGIBLE * np.abs(matrix).max(axis=0), matrix, 0)
+        parts = []
+        for start in range(0, matrix.shape[1], BLOCK_COLUMNS):
+            block = kept[:, start : start + BLOCK_COLUMNS]
+            counting = np.flatnonzero(block.any(axis=1))
+            first, last = (int(counting[0]), int(counting[-1]) + 1) if len(counting) else (0, 1)
+            parts.append(self.product(self.cut(left, 2, first, last), self.constant(block[first:last])))
+        return self.op("Concat", *parts, axis=2)
+
+    def repeating_rows(self, matrix: NDArray[np.floating]) -> str:
+        """A constant matrix whose rows are mostly the same, each different row kept once."""
+        different, places = np.unique(matrix.astype(np.float32), axis=0, return_inverse=True)
+        if len(different) == 1:
+            return self.constant(different)
+        return self.op(
+            "Gather", self.constant(different), self.constant(places.reshape(-1), np.int64), axis=0
+        )
 
     def _rounded(self, tensor: str) -> str:
         if self.round_products_to == "fp16":
