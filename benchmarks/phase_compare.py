@@ -1,7 +1,8 @@
 """Recordings enter as pictures; how well and how fast phases come back leaves, beside torchaudio in the same run.
 
     benchmarks/phase_environment.sh
-    .venvs/phase/bin/python benchmarks/phase_compare.py
+    .venvs/phase/bin/python benchmarks/phase_compare.py             (takes up a run that was interrupted)
+    .venvs/phase/bin/python benchmarks/phase_compare.py --summary   (of all clips measured so far)
 
 Every clip becomes a spectrogram picture of 256 levels, as a model draws them. The peer, torchaudio's
 InverseMelScale and GriffinLim (32 iterations, momentum 0.99, n_fft 17,640: what Riffusion does), and each
@@ -13,7 +14,8 @@ preset decode that picture by turns. Measured, up to 10 kHz:
 - Zimtohrli, Google's full-reference metric of just noticeable differences (Apache-2.0, developed for audio codecs on
   music as well as speech, unlike PESQ), to the recording without what lies above 10 kHz; lower is better.
 
-Generated pictures have no recording: only ``picture`` is measured. Rows go to ``benchmarks/results/phase.jsonl``.
+Pictures that riffusion-mini draws have no recording: only ``picture`` and ``mel`` are measured. Rows go to
+``benchmarks/results/phase.jsonl``, a clip each; a clip that was measured with these presets is not measured again.
 """
 
 from __future__ import annotations
@@ -21,12 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,13 +33,13 @@ import torch
 import torchaudio
 from numpy.typing import NDArray
 from phase_clips import COLUMNS, HOP, RATE, MissingSource, clips
+from recording import RESULTS, record
 from scipy.signal import resample_poly
 from zimtohrli import Pyohrli
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_rt.phase import PRESETS, waveform_from_mel
 
-RESULTS = Path(__file__).parent / "results" / "phase.jsonl"
 PARAMS = SpectrogramParams()
 PEER = "torchaudio"
 MAX_VALUE = 30e6
@@ -49,6 +48,8 @@ WHOLE_FRAMES = COLUMNS - 1
 HIGHEST_BIN = PARAMS.f_max * PARAMS.n_fft // RATE + 1
 LSD_RANGE = 1e-4
 ZIMTOHRLI_RATE = (160, 147)
+GENERATED = "generated"
+PROMPTS = ("funky piano", "acoustic guitar chords", "strings", "church bells", "slap bass", "drums and bass")
 # Time on the clock and, less upset by what else the machine does, on all cores together.
 SPENT = ("time_s", "cpu_s")
 
@@ -151,7 +152,7 @@ def measured(
     name: str, kind: str, mel: Array, recording: Array | None, peer: Peer, repeats: int
 ) -> dict[str, Any]:
     """One clip's row."""
-    row: dict[str, Any] = {"clip": name, "kind": kind}
+    row: dict[str, Any] = {"benchmark": "phase", "clip": name, "kind": kind, "presets": stages()}
     times: dict[str, list[float]] = {}
     work: dict[str, list[float]] = {}
     sounds = {}
@@ -167,6 +168,7 @@ def measured(
     for decoder, sound in sounds.items():
         got = magnitudes(np.pad(sound, (0, max(0, COLUMNS * HOP - len(sound)))))
         values = {f"{what}_db": round(convergence_db(got, target), 3) for what, target in wanted.items()}
+        values["mel_db"] = round(convergence_db(got @ peer.bank[:HIGHEST_BIN], mel[0].T), 3)
         if recording is not None:
             values["lsd_db"] = round(log_distance_db(got, wanted["source"]), 3)
             values["zimtohrli"] = round(audible_distance(sound, recording), 5)
@@ -175,29 +177,49 @@ def measured(
     return row
 
 
+def stages() -> dict[str, list[int]]:
+    """What the presets are, by name."""
+    return {name: list(preset.stages) for name, preset in PRESETS.items()}
+
+
+def measured_rows() -> list[dict[str, Any]]:
+    """The clips that were measured with the presets as they are."""
+    path = RESULTS / "phase.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if row.get("benchmark") == "phase" and row.get("presets") == stages()]
+
+
 def pictures(
-    peer: Peer, kinds: tuple[str, ...] | None, most: int
+    peer: Peer, kinds: tuple[str, ...] | None, most: int, done: set[str]
 ) -> Iterator[tuple[str, str, Array, Array | None]]:
-    """(name, kind, mel, recording) of every clip; generated pictures last."""
+    """(name, kind, mel, recording) of every clip that is not done; generated pictures last."""
     seen: Counter[str] = Counter()
-    mels = []
     for clip in clips(kinds):
         if isinstance(clip, MissingSource):
             print(f"skipped {clip}")
             continue
         seen[clip.kind] += 1
-        if seen[clip.kind] > most:
+        if seen[clip.kind] > most or clip.name in done:
             continue
         mel = magnitudes(clip.samples * 32768) @ peer.bank[:HIGHEST_BIN]
         gain = MAX_VALUE / mel.max()
-        mel = drawn(mel.T)[None]
-        mels.append(mel)
-        yield clip.name, clip.kind, mel, (clip.samples * 32768 * gain).astype(np.float32)
-    # What a model draws between two sounds: the mean of their pictures, in levels of darkness.
-    for number in range(min(most, len(mels) // 2)):
-        first, second = (mels[(7 * number + other) % len(mels)] for other in (0, len(mels) // 2))
-        darkness = ((first / MAX_VALUE) ** PARAMS.power + (second / MAX_VALUE) ** PARAMS.power) / 2
-        yield f"between-{number}", "generated", drawn(darkness ** (1 / PARAMS.power)), None
+        yield clip.name, clip.kind, drawn(mel.T)[None], (clip.samples * 32768 * gain).astype(np.float32)
+    if kinds is None or GENERATED in kinds:
+        yield from generated_pictures(done, most)
+
+
+def generated_pictures(done: set[str], most: int) -> Iterator[tuple[str, str, Array, None]]:
+    """What riffusion-mini draws."""
+    from riffusion_rt import Riffusion
+    from riffusion_rt.spectrogram_image import mel_from_image
+
+    wanted = [prompt for prompt in PROMPTS[:most] if prompt not in done]
+    if not wanted:
+        return
+    with Riffusion("riffusion-mini", device="cpu") as model:
+        images = [model.generate(prompt).image for prompt in wanted]
+    for prompt, image in zip(wanted, images, strict=True):
+        yield prompt, GENERATED, mel_from_image(image, PARAMS), None
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -227,57 +249,30 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def circumstances() -> dict[str, Any]:
-    """Where and with what this ran."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    model = next(
-        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")),
-        platform.processor(),
-    )
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "torchaudio": torchaudio.__version__,
-        "commit": commit.stdout.strip(),
-    }
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips-a-kind", type=int, default=4)
     parser.add_argument("--kind", action="append", help="only this kind; may be repeated")
     parser.add_argument("--repeats", type=int, default=1, help="times each decoder runs on each clip")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the peer")
+    parser.add_argument("--summary", action="store_true", help="measure nothing; sum up what was measured")
     arguments = parser.parse_args()
+    if arguments.summary:
+        total = summary(measured_rows())
+        print(json.dumps(total, indent=1))
+        record("phase", benchmark="phase summary", presets=stages(), **total)
+        return
     torch.set_num_threads(arguments.threads)
-    where = {**circumstances(), "peer_threads": arguments.threads}
     peer = Peer()
     for decode in decoders(peer).values():
         decode(np.random.default_rng(0).random((1, PARAMS.bands, COLUMNS), np.float32))
-    rows = []
+    done = {row["clip"] for row in measured_rows()}
     kinds = tuple(arguments.kind) if arguments.kind else None
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.output.open("a") as file:
-        for name, kind, mel, recording in pictures(peer, kinds, arguments.clips_a_kind):
-            rows.append(measured(name, kind, mel, recording, peer, arguments.repeats))
-            print(json.dumps(rows[-1]), flush=True)
-            file.write(json.dumps({"benchmark": "phase", **rows[-1], **where}) + "\n")
-        total = {"benchmark": "phase", "summary": summary(rows), **where}
-        print(json.dumps(total, indent=1))
-        file.write(json.dumps(total) + "\n")
+    for name, kind, mel, recording in pictures(peer, kinds, arguments.clips_a_kind, done):
+        row = measured(name, kind, mel, recording, peer, arguments.repeats)
+        print(json.dumps(row), flush=True)
+        record("phase", **row, peer_threads=arguments.threads)
 
 
 if __name__ == "__main__":
