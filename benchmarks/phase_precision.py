@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from phase_clips import MissingSource, clips
 from phase_compare import MAX_VALUE, PARAMS, Peer, convergence_db, drawn, magnitudes
+from recording import record
 
 from riffusion_export.vocoder_graph import VocoderPlan, vocoder_model
 
-RESULTS = Path(__file__).parent / "results" / "phase.jsonl"
 ROUNDINGS = (None, "tf32", "fp16")
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     kinds = tuple(parser.parse_args().kind or ("piano", "mix", "drums", "synthetic"))
     sessions = {
         rounding or "fp32": onnxruntime.InferenceSession(
-            vocoder_model(VocoderPlan(PARAMS, round_products_to=rounding)).SerializeToString(),
+            vocoder_model(VocoderPlan(PARAMS, ends="mirror", round_products_to=rounding)).SerializeToString(),
             providers=["CPUExecutionProvider"],
         )
         for rounding in ROUNDINGS
@@ -66,8 +65,7 @@ def main() -> None:
             },
         }
         print(json.dumps(row), flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        record("phase", **row)
 
 
 if __name__ == "__main__":

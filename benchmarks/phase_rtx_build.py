@@ -74,13 +74,16 @@ def main() -> int:
     if arguments.output:
         arguments.output.write_bytes(engine)
     row = {
-        "what": "vocoder engine for SM 8.9",
+        "benchmark": "vocoder engine for SM 8.9",
         "tensorrt_rtx": trt.__version__,
         "tf32": arguments.tf32,
         "build_s": round(time.perf_counter() - began, 1),
         "engine_mb": round(len(engine) / 1e6, 1),
     }
     print(json.dumps(row))
+    from recording import record
+
+    record("phase", **row)
     return 0
 
 

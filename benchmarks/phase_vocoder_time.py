@@ -5,7 +5,8 @@
 
 ``--device cpu`` runs the same on the CPU, ``--write-only FILE`` only writes the graph. Input and output stay on the
 device; the first runs are apart; medians and 95th percentiles. The graph's output is compared with the numpy form in
-the same run. A row goes to ``benchmarks/results/phase.jsonl``.
+the same run, each from its own start. A row goes to ``benchmarks/results/phase.jsonl``. Without a GPU it says so and
+ends well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from recording import record
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_export.vocoder_graph import IMAGE, MAX_VALUE, WAVEFORM, VocoderPlan, vocoder_model
@@ -55,6 +57,20 @@ def timed(run: Callable[[], object], runs: int) -> dict[str, float]:
         "median_ms": round(float(np.median(times)), 3),
         "p95_ms": round(float(np.percentile(times, 95)), 3),
     }
+
+
+def why_not(device: str) -> str | None:
+    """Why this cannot run on the device, or None."""
+    import onnxruntime
+    import torch
+
+    if device == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU; --device cpu runs the same on the CPU"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
+    return None
 
 
 def graph_runner(model: bytes, image: NDArray[np.float32], device: str, plan: VocoderPlan, tf32: bool) -> Any:
@@ -126,6 +142,10 @@ def main() -> None:
     parser.add_argument("--tf32", action="store_true", help="let matrix products round to 11 bits")
     parser.add_argument("--write-only", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    reason = None if arguments.write_only else why_not(arguments.device)
+    if reason:
+        print(f"skipped: {reason}")
+        return
     plan = VocoderPlan(PARAMS, arguments.columns, arguments.preset, unrolled=arguments.unrolled)
     model = vocoder_model(plan)
     if arguments.write_only:
@@ -139,16 +159,13 @@ def main() -> None:
     }
     row["graph"] = timed(run, arguments.runs)
     mel = ((1 - image[:, 0, ::-1]) ** (1 / PARAMS.power) * MAX_VALUE).astype(np.float32)
-    expected = waveform_from_mel(mel[:1], PARAMS, preset=arguments.preset)
+    expected = waveform_from_mel(mel[:1], PARAMS, preset=arguments.preset, loop=True)
     difference = np.linalg.norm(output.numpy()[0] - expected) / np.linalg.norm(expected)
     row["relative_l2_to_numpy"] = float(difference)
     row["torchaudio"] = timed(torchaudio_runner(mel, arguments.device), max(3, arguments.runs // 10))
     row["times_faster"] = round(row["torchaudio"]["median_ms"] / row["graph"]["median_ms"], 1)
     print(json.dumps(row))
-    results = Path(__file__).parent / "results" / "phase.jsonl"
-    results.parent.mkdir(exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    record("phase", **row)
 
 
 if __name__ == "__main__":
