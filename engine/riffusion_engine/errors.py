@@ -42,6 +42,10 @@ class DeviceError(RiffusionError):
     """The device asked for is not there or refused the work."""
 
 
+class EngineError(RiffusionError):
+    """An engine cannot be built, is damaged, or was built for another GPU, library or state of its bundle."""
+
+
 class AudioFileError(RiffusionError):
     """An audio file cannot be read or written."""
 

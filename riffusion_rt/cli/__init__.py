@@ -23,6 +23,9 @@ _VERBS = MappingProxyType(
         "inspect": "inspect_file",
         "sample-clips": "sample_clips",
         "export": "export",
+        "build": "build",
+        "cache": "cache",
+        "bench": "bench",
         "doctor": "doctor",
     }
 )
