@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from riffusion_engine.device_memory import cuda_bindings_installed
+from riffusion_engine.engine_library import ENGINE_LIBRARIES, RTX_TARGETS, native_target
 from riffusion_engine.errors import DeviceError, MissingExtraError
 
 AUTO = "auto"
@@ -91,8 +93,7 @@ def _probe(name: str) -> DeviceReport:
         return _probe_cpu()
     if name == "cuda":
         return _probe_cuda()
-    reason = "this version of riffusion-rt has no TensorRT session yet"
-    return DeviceReport(name, available=False, reason=reason, hint="Use --device cuda or --device cpu")
+    return _probe_engines(name)
 
 
 def _probe_cpu() -> DeviceReport:
@@ -124,6 +125,36 @@ def _probe_cuda() -> DeviceReport:
         )
     return DeviceReport(
         "cuda", available=True, reason=f"ONNX Runtime {_onnxruntime_version()}, {gpus} GPU(s)"
+    )
+
+
+def _probe_engines(name: str) -> DeviceReport:
+    """TensorRT or TensorRT-RTX: the library, a GPU that it knows, and the bindings that move memory there."""
+    library = ENGINE_LIBRARIES[name]
+    if library.find() is None:
+        return DeviceReport(name, False, f"{library.title} is not installed", library.install_hint)
+    try:
+        version = library.version()
+    except MissingExtraError as error:
+        return DeviceReport(name, False, error.message, error.hint)
+    target = native_target()
+    if target is None:
+        hint = (
+            ""
+            if library.needs_gpu_to_build
+            else "; engines for another machine build here: riffusion-rt build"
+        )
+        return DeviceReport(
+            name, False, f"{library.title} {version} finds no GPU", f"Check nvidia-smi and the driver{hint}"
+        )
+    if not library.needs_gpu_to_build and target not in RTX_TARGETS:
+        reason = f"{library.title} {version} has no kernels for this GPU, {target}"
+        return DeviceReport(name, False, reason, "Use --device trt or --device cuda")
+    if not cuda_bindings_installed():
+        reason = "the CUDA bindings for Python are not installed"
+        return DeviceReport(name, False, reason, "Install them: pip install cuda-bindings")
+    return DeviceReport(
+        name, True, f"{library.title} {version}, {target}; engines come from riffusion-rt build"
     )
 
 

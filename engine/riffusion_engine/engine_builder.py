@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from riffusion_engine.engine_library import one_line, silent_messages
 from riffusion_engine.engine_plan import EngineRecipe
 from riffusion_engine.errors import EngineError
 from riffusion_engine.whole_file import whole_file
 
 Watch = Callable[[float, str], bool]
 """Told the fraction done, 0 to 1, and the phase; answers whether to go on."""
-
-_MESSAGES_KEPT = 3
-_MESSAGE_LENGTH = 400
 
 
 def build_plan(trt: Any, graph: Path, recipe: EngineRecipe, *, timing: Path, watch: Watch) -> Any:
@@ -39,7 +37,7 @@ def build_plan(trt: Any, graph: Path, recipe: EngineRecipe, *, timing: Path, wat
     Raises:
         EngineError: the library refused the graph or could not build it; its own words are in the message.
     """
-    messages = _messages(trt)
+    messages = silent_messages(trt)
     builder = trt.Builder(messages)
     network = builder.create_network(_strongly_typed(trt))
     _parse(trt, graph, network, messages)
@@ -79,7 +77,7 @@ def _parse(trt: Any, graph: Path, network: Any, messages: Any) -> None:
         return
     errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
     raise EngineError(
-        f"{trt.__name__} {trt.__version__} cannot read {graph}: {_one_line(errors) or messages.last()}",
+        f"{trt.__name__} {trt.__version__} cannot read {graph}: {one_line(errors) or messages.last()}",
         hint="Export the bundle again, or use --device cuda",
     )
 
@@ -119,28 +117,6 @@ def _timings(trt: Any, config: Any, path: Path) -> Any:
             timings = config.create_timing_cache(b"")
             config.set_timing_cache(timings, False)
     return timings
-
-
-def _messages(trt: Any) -> Any:
-    """A logger that keeps the library's last errors and prints nothing."""
-
-    class Messages(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self._errors.append(text)
-
-        def last(self) -> str:
-            return _one_line(self._errors) or "it gave no reason"
-
-    return Messages()
-
-
-def _one_line(messages: list[str]) -> str:
-    return "; ".join(" ".join(message.split())[:_MESSAGE_LENGTH] for message in messages[-_MESSAGES_KEPT:])
 
 
 class BuildFraction:

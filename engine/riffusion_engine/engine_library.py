@@ -25,6 +25,8 @@ RTX_TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"
 
 _DRIVER = "libcuda.so.1" if os.name == "posix" else "nvcuda.dll"
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR (cuda.h)
+_MESSAGES_KEPT = 3
+_MESSAGE_LENGTH = 400
 _ARCHITECTURES: Mapping[str, str] = MappingProxyType({"amd64": "x86_64", "arm64": "aarch64"})
 
 
@@ -111,3 +113,26 @@ def this_platform() -> tuple[str, str]:
     """Operating system and processor as engine headers name them: ``("linux", "x86_64")``."""
     machine = platform.machine().lower()
     return platform.system().lower(), _ARCHITECTURES.get(machine, machine)
+
+
+def silent_messages(trt: Any) -> Any:
+    """A logger for the library that prints nothing; its ``last()`` tells the last errors on one line."""
+
+    class Messages(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self._errors.append(text)
+
+        def last(self) -> str:
+            return one_line(self._errors) or "it gave no reason"
+
+    return Messages()
+
+
+def one_line(messages: list[str]) -> str:
+    """The last few messages of a library, cut to a readable length."""
+    return "; ".join(" ".join(message.split())[:_MESSAGE_LENGTH] for message in messages[-_MESSAGES_KEPT:])

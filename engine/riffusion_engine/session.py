@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_engine.devices import choose_device
+from riffusion_engine.engine_library import ENGINE_LIBRARIES
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.manifest import GraphSpec, TensorSpec
 
@@ -68,6 +69,7 @@ def open_session(
         DeviceError: the device is unknown, absent, or did not take the graph.
         MissingExtraError: the package that runs graphs there is not installed.
         BundleError: the graph's files are missing or damaged.
+        EngineError: a device that runs engines has none of this graph; the hint is the command that builds it.
         RequestError: ``threads`` is below 1.
     """
     if threads is not None and threads < 1:
@@ -75,6 +77,10 @@ def open_session(
             f"threads must be at least 1, not {threads}", hint="Leave --threads out to use all cores"
         )
     chosen = choose_device(device)
+    if chosen.name in ENGINE_LIBRARIES:
+        from riffusion_engine.tensorrt_session import TensorRTSession
+
+        return TensorRTSession(bundle, graph, device=chosen.name)
     from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
     return OnnxRuntimeSession(bundle, graph, device=chosen.name, threads=threads)
