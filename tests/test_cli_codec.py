@@ -64,7 +64,7 @@ def test_encode_draws_a_picture_beside_the_recording(tmp_path: Path) -> None:
 def test_decode_gives_the_sound_back(tmp_path: Path) -> None:
     audio = write_tone(tmp_path / "a.wav")
     run("encode", audio, "-q")
-    run("decode", tmp_path / "a.png", "-o", tmp_path / "b.flac", "--preset", "fast", "-q")
+    run("decode", tmp_path / "a.png", "-o", tmp_path / "b.flac", "--quality", "fast", "-q")
     samples, rate = read_audio(tmp_path / "b.flac")
     assert (samples.shape, rate) == ((1, RATE), RATE)
     loudest = np.abs(np.fft.rfft(samples[0])).argmax() * rate / samples.shape[1]
@@ -76,7 +76,7 @@ def test_encode_takes_the_stereo_preset_and_changes_to_it(tmp_path: Path) -> Non
     run("encode", audio, "--stereo", "--bands", "64", "--f-max", "8000")
     params = params_from_exif(load_image(tmp_path / "a.png"))
     assert (params.stereo, params.f_min, params.f_max, params.bands) == (True, STEREO_PARAMS.f_min, 8000, 64)
-    run("decode", tmp_path / "a.png", "-o", tmp_path / "b.wav", "--preset", "fast")
+    run("decode", tmp_path / "a.png", "-o", tmp_path / "b.wav", "--quality", "fast")
     assert read_audio(tmp_path / "b.wav")[0].shape[0] == 2
 
 
@@ -86,11 +86,59 @@ def test_decode_loops_what_generate_made_unless_told_otherwise(tmp_path: Path) -
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 16, 3), np.uint8))
     save_png(picture, tmp_path / "clip.png", SpectrogramParams(), text={"request": '{"prompt": "x"}'})
     save_png(picture, tmp_path / "other.png", SpectrogramParams())
-    assert document("decode", tmp_path / "clip.png", "--preset", "fast")["files"][0]["loop"] is True
-    assert document("decode", tmp_path / "other.png", "--preset", "fast")["files"][0]["loop"] is False
-    again = document("decode", tmp_path / "clip.png", "--preset", "fast", "--no-loop")
+    assert document("decode", tmp_path / "clip.png", "--quality", "fast")["files"][0]["loop"] is True
+    assert document("decode", tmp_path / "other.png", "--quality", "fast")["files"][0]["loop"] is False
+    again = document("decode", tmp_path / "clip.png", "--quality", "fast", "--no-loop")
     assert again["files"][0]["loop"] is False
     assert read_metadata(tmp_path / "clip.wav")["request"] == '{"prompt": "x"}'
+
+
+def test_joined_pictures_become_one_sound_that_flows_across_their_boundary(tmp_path: Path) -> None:
+    rate, seconds = RATE, 2.0
+    time = np.arange(int(seconds * rate)) / rate
+    held = sum(np.sin(2 * np.pi * f * time + f) / 8 for f in (220.3, 277.9, 331.1))
+    write_audio(tmp_path / "held.wav", held[None].astype(np.float32), rate)
+    run("encode", tmp_path / "held.wav")
+    whole = load_image(tmp_path / "held.png")
+    params, middle = params_from_exif(whole), whole.width // 2
+    for name, left, right in (("a", 0, middle), ("b", middle, whole.width)):
+        save_png(whole.crop((left, 0, right, whole.height)), tmp_path / f"{name}.png", params)
+    pair = (tmp_path / "a.png", tmp_path / "b.png", "--quality", "fast")
+    said = run("decode", *pair, "--join", "-o", tmp_path / "joined.wav").stdout
+    assert said == f"{tmp_path / 'joined.wav'}: 2.00 s from {tmp_path / 'a.png'}, {tmp_path / 'b.png'}\n"
+    run("decode", *pair)
+    joined = read_audio(tmp_path / "joined.wav")[0][0]
+    butted = np.concatenate([read_audio(tmp_path / f"{name}.wav")[0][0] for name in "ab"])
+    assert joined.shape == butted.shape == time.shape
+
+    def bend_at_the_joint(sound: np.ndarray) -> float:
+        bends = np.abs(np.diff(sound, 2))
+        joint = len(sound) // 2
+        return float(bends[joint - 4 : joint + 4].max() / bends[rate // 4 : joint - rate // 4].max())
+
+    assert bend_at_the_joint(joined) < 1.1
+    assert bend_at_the_joint(butted) > 1.1
+
+
+def test_several_pictures_fill_a_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run("encode", write_tone(tmp_path / f"{name}.wav", seconds=0.2))
+    (tmp_path / "out").mkdir()
+    run("decode", tmp_path / "a.png", tmp_path / "b.png", "--quality", "fast", "-o", tmp_path / "out")
+    assert written(tmp_path / "out") == ["a.wav", "b.wav"]
+
+
+def test_compression_narrows_the_range_and_moves_no_sample(tmp_path: Path) -> None:
+    run("encode", write_tone(tmp_path / "a.wav"))
+    picture = (tmp_path / "a.png", "--quality", "fast", "-q", "-o")
+    run("decode", *picture, tmp_path / "plain.wav")
+    run("decode", *picture, tmp_path / "even.wav", "--compress")
+    plain, even = (read_audio(tmp_path / name)[0][0] for name in ("plain.wav", "even.wav"))
+    assert plain.shape == even.shape
+    crest = [np.abs(sound).max() / np.sqrt(np.mean(sound**2)) for sound in (plain, even)]
+    assert crest[1] < crest[0]
+    lags = np.correlate(even, plain[1000:-1000], "valid")
+    assert np.argmax(lags) == 1000
 
 
 def test_a_folder_is_encoded_and_decoded_as_a_tree(folder: Path, tmp_path: Path) -> None:
@@ -99,7 +147,7 @@ def test_a_folder_is_encoded_and_decoded_as_a_tree(folder: Path, tmp_path: Path)
     assert written(pictures) == ["a.flac.png", "a.wav.png", "below/c.png"]
     assert [Path(file["source"]).name for file in content["files"]] == ["a.flac", "a.wav", "c.ogg"]
     assert content["failed"] == []
-    result = run("decode", pictures, "-o", sounds, "--format", "mp3", "--preset", "fast")
+    result = run("decode", pictures, "-o", sounds, "--format", "mp3", "--quality", "fast")
     assert written(sounds) == ["a.flac.mp3", "a.wav.mp3", "below/c.mp3"]
     assert len(result.stdout.splitlines()) == 3
 
@@ -163,7 +211,12 @@ def _refusals(tmp_path: Path) -> dict[str, tuple[str | Path, ...]]:
         "does not exist": ("decode", tmp_path / "absent.png"),
         "as a picture": ("decode", audio, "-o", tmp_path / "x.wav"),
         "Cannot write audio as .aac": ("decode", picture, "-o", tmp_path / "x.aac"),
-        "No phase preset": ("decode", picture, "--preset", "perfect"),
+        "No phase preset": ("decode", picture, "--quality", "perfect"),
+        "not a loop": ("decode", picture, picture, "--join", "--loop", "-o", tmp_path / "x.wav"),
+        "a file of their own": ("decode", picture, picture, "--join"),
+        "nothing of an order": ("decode", tmp_path / "empty", "--join", "-o", tmp_path / "x.wav"),
+        "would both become": ("decode", picture, tmp_path / "below" / "a.png", "-o", tmp_path / "empty"),
+        "do not fit into one file": ("decode", picture, picture, "-o", tmp_path / "x.wav"),
         "less than a clip": ("sample-clips", audio, "-o", tmp_path / "x", "--duration", "60"),
         "Cannot cut": ("sample-clips", audio, "-o", tmp_path / "x", "--duration", "nan"),
         "count must be": ("sample-clips", audio, "-o", tmp_path / "x", "--count", "0"),
