@@ -58,7 +58,7 @@ def main(runs: int, model: str) -> None:
         runs=runs,
         wall_s=round(statistics.median(walls), 3),
         clip_s=clip_s,
-        stages=medians,
+        stages_s=medians,
     )
 
 

@@ -25,11 +25,11 @@ PACKAGES = (
 )
 
 
-def record(suite: str, **figures: Any) -> Path:
-    """Append ``figures`` to ``benchmarks/results/SUITE.jsonl`` and return that path."""
+def record(suite: str, *, folder: Path = RESULTS, **figures: Any) -> Path:
+    """Append ``figures`` to ``SUITE.jsonl`` in ``folder`` and return that path."""
     row = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **figures, **_circumstances()}
-    path = RESULTS / f"{suite}.jsonl"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{suite}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     return path
@@ -57,5 +57,5 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
