@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_engine.errors import RequestError
+from riffusion_engine.denoising_session import DenoisingSession, KeptPicture, WalkPlan
+from riffusion_engine.errors import DeviceError, RequestError
 from riffusion_engine.session import require_finite
-from riffusion_rt.sampler_table import SamplerState, SamplerTable
+from riffusion_rt.sampler_table import SamplerTable
 
 if TYPE_CHECKING:
     from riffusion_engine.session import Session
@@ -88,18 +90,26 @@ class Repaint:
 
 @dataclass(frozen=True, eq=False)
 class DenoisedStep:
-    """One step done. ``latents`` are float32 (n, channels, height, width), clean after the last step."""
+    """One step done. What lies on a device is fetched when asked for, which must be before the next step is taken."""
 
     step: int
     """1 … ``steps``."""
     steps: int
-    latents: NDArray[np.float32]
-    _before: SamplerState
-    _output: NDArray[np.float32]
+    _latents: Callable[[], NDArray[np.float32]]
+    _preview: Callable[[], NDArray[np.float32]]
+
+    @cached_property
+    def latents(self) -> NDArray[np.float32]:
+        """(n, channels, height, width), clean after the last step.
+
+        Raises:
+            NumericsError: they hold NaN or infinity.
+        """
+        return self._latents()
 
     def preview(self) -> NDArray[np.float32]:
         """The clean latents that the network predicted at this step."""
-        return self._before.denoised(self.step - 1, self._output)
+        return self._preview()
 
 
 def denoise(
@@ -109,14 +119,35 @@ def denoise(
     guidance: Guidance,
     noises: Sequence[TorchNoise],
     repaint: Repaint | None = None,
+    *,
+    on_device: bool | None = None,
 ) -> Iterator[DenoisedStep]:
     """Walk ``latents`` (n, channels, height, width) down the table's steps, yielding after each.
 
-    ``noises`` has one stream per sample, which ancestral samplers go on drawing from.
+    ``noises`` has one stream per sample, which ancestral samplers go on drawing from. ``on_device`` keeps everything on
+    the UNet's device between steps; by default that is done where it is faster, and the results agree to rounding.
 
     Raises:
         NumericsError: the UNet returned NaN or infinity.
+        DeviceError: ``on_device`` is asked for and the UNet's session cannot.
     """
+    walks = isinstance(unet, DenoisingSession)
+    if on_device and not walks:
+        raise DeviceError(f"{unet.provider} cannot keep a walk on the device", hint="Leave on_device out")
+    if isinstance(unet, DenoisingSession) and (unet.walks_on_device if on_device is None else on_device):
+        yield from _denoise_on_device(unet, table, latents, guidance, noises, repaint)
+    else:
+        yield from _denoise_from_host(unet, table, latents, guidance, noises, repaint)
+
+
+def _denoise_from_host(
+    unet: Session,
+    table: SamplerTable,
+    latents: NDArray[np.float32],
+    guidance: Guidance,
+    noises: Sequence[TorchNoise],
+    repaint: Repaint | None,
+) -> Iterator[DenoisedStep]:
     state, steps, guided = table.begin(latents), len(table), guidance.embeddings
     for step in range(steps):
         sample, timestep = state.model_input(step), float(table.timesteps[step])
@@ -127,14 +158,73 @@ def denoise(
             output = np.asarray(negative + guidance.weights * (positive - negative), np.float32)
         else:
             output = _predict(unet, sample, timestep, guidance.prompt)
-        noise = None
-        if table.takes_noise(step):
-            noise = np.concatenate([stream.normal((1, *latents.shape[1:])) for stream in noises])
-        before, state = state, state.advance(step, output, noise)
+        noise = _drawn(noises, latents.shape) if table.takes_noise(step) else None
+        preview = partial(state.denoised, step, output)
+        state = state.advance(step, output, noise)
         if repaint is not None:
             kept = table.noised(repaint.latents, repaint.noise, step + 1)
             state = state.with_latents(repaint.keep * kept + (1 - repaint.keep) * state.latents)
-        yield DenoisedStep(step + 1, steps, state.latents, before, output)
+        yield DenoisedStep(step + 1, steps, partial(_identity, state.latents), preview)
+
+
+def _denoise_on_device(
+    unet: DenoisingSession,
+    table: SamplerTable,
+    latents: NDArray[np.float32],
+    guidance: Guidance,
+    noises: Sequence[TorchNoise],
+    repaint: Repaint | None,
+) -> Iterator[DenoisedStep]:
+    plan, steps = _walk_plan(table, latents, guidance, repaint), len(table)
+    walk, taken = unet.begin_walk(plan), 0
+
+    def fetched(read: Callable[[], NDArray[np.float32]], step: int) -> NDArray[np.float32]:
+        if step != taken:
+            raise RequestError(
+                f"Step {step} was overwritten by step {taken} on the device",
+                hint="Read a step's latents or preview before taking the next step",
+            )
+        array: NDArray[np.float32] = require_finite(read(), "The UNet's noise prediction")
+        return array
+
+    for step in range(steps):
+        walk.step(_drawn(noises, latents.shape) if plan.takes_noise(step) else None)
+        taken = step + 1
+        done = DenoisedStep(
+            taken, steps, partial(fetched, walk.latents, taken), partial(fetched, walk.denoised, taken)
+        )
+        if taken == steps:
+            done.latents  # noqa: B018 - nobody is handed NaN as a result, though nobody may have looked yet.
+        yield done
+
+
+def _walk_plan(
+    table: SamplerTable, latents: NDArray[np.float32], guidance: Guidance, repaint: Repaint | None
+) -> WalkPlan:
+    steps, registers = len(table), len(table.registers)
+    coefficients = np.zeros((steps, registers + 1, registers + 2), np.float32)
+    coefficients[:, :-1] = table.transition
+    coefficients[:, -1, :-1] = table.denoised
+    shares = np.stack([table.original_scale[1:], table.noise_scale[1:]], axis=1).astype(np.float32)
+    return WalkPlan(
+        latents=np.asarray(latents, np.float32),
+        prompt=guidance.prompt,
+        negative=guidance.negative,
+        weights=guidance.weights,
+        timesteps=table.timesteps.astype(np.float32),
+        input_scale=table.input_scale.astype(np.float32),
+        coefficients=coefficients,
+        guided=tuple(guidance.active_at(step, steps) for step in range(steps)),
+        kept=None if repaint is None else KeptPicture(repaint.latents, repaint.noise, repaint.keep, shares),
+    )
+
+
+def _drawn(noises: Sequence[TorchNoise], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.concatenate([stream.normal((1, *shape[1:])) for stream in noises])
+
+
+def _identity(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    return array
 
 
 def _predict(

@@ -148,7 +148,7 @@ def test_a_provider_that_did_not_take_the_graph_is_an_error(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = Manifest.read(toy_bundle).graph("unet")
-    monkeypatch.setattr(onnxruntime_session, "_provider_list", lambda provider: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_session, "_provider_list", lambda *_: ["CPUExecutionProvider"])
     with pytest.raises(DeviceError, match="CPUExecutionProvider where CUDAExecutionProvider was asked for"):
         onnxruntime_session.OnnxRuntimeSession(toy_bundle, graph, device="cuda")
 

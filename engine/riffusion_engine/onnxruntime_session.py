@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,45 @@ from riffusion_engine.errors import BundleError, DeviceError
 from riffusion_engine.manifest import GraphSpec
 from riffusion_engine.session import prepare_feeds
 
+if TYPE_CHECKING:
+    from riffusion_engine.denoising_session import WalkPlan
+    from riffusion_engine.device_walk import BoundBuffers, OnnxRuntimeWalk
+
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device name to the provider that must stand first in the session."""
 
+_NOT_CAPTURED = -1  # The CUDA graph id of a run that is neither captured nor replayed.
 _FATAL_ONLY = 4  # ONNX Runtime's log level: failures arrive as exceptions; the library itself prints nothing.
 
 
-class OnnxRuntimeSession:
-    """A graph in ONNX Runtime. See ``riffusion_engine.session.Session`` for the promises."""
+@dataclass(frozen=True)
+class CudaSettings:
+    """How ONNX Runtime uses a GPU. Nothing here changes what is computed by more than rounding."""
 
-    def __init__(self, bundle: Path, graph: GraphSpec, *, device: str, threads: int | None = None) -> None:
+    replay: bool = False
+    """Capture the UNet's kernels at the first steps of a walk and replay them as one CUDA graph. Each batch size and
+    prompt length is captured by itself; all of the graph must run on the GPU."""
+    channels_last: bool = False
+    """Let the provider lay convolutions out as (batch, height, width, channels), which tensor cores want."""
+    tune_convolutions: bool = True
+    """Try cuDNN's algorithms when a shape is first seen, rather than take its first guess."""
+
+
+class OnnxRuntimeSession:
+    """A graph in ONNX Runtime. See ``riffusion_engine.session.Session`` for the promises.
+
+    A UNet's is also a ``riffusion_engine.denoising_session.DenoisingSession``.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        graph: GraphSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        cuda: CudaSettings | None = None,
+    ) -> None:
         """Load ``graph`` of the folder ``bundle`` onto ``device`` ("cpu" or "cuda").
 
         Raises:
@@ -40,8 +70,10 @@ class OnnxRuntimeSession:
                 f"{graph.path} is missing from bundle {bundle}",
                 hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
             )
-        self._graph = graph
-        self._session = _create(path, provider, threads)
+        self._graph, self._device, self._threads = graph, device, threads
+        self._cuda = cuda or CudaSettings()
+        self._walks: dict[tuple[object, ...], BoundBuffers] = {}
+        self._session = _create(path, provider, threads, self._cuda)
         active = self._session.get_providers()
         if active[0] != provider:
             raise DeviceError(
@@ -65,22 +97,47 @@ class OnnxRuntimeSession:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once; see ``Session.run``."""
         prepared = prepare_feeds(self._graph, feeds)
-        if self._session is None:
-            raise DeviceError(
-                f"The session of {self._graph.path} is closed", hint="Open a new one: open_session(...)"
-            )
+        session = self._opened()
         try:
-            outputs = self._session.run(self._output_names, prepared)
+            outputs = session.run(self._output_names, prepared, self._run_options(_NOT_CAPTURED))
         except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
-            raise DeviceError(
-                f"{self._provider} could not run {self._graph.path}: {_first_line(error)}",
-                hint="Free memory or use a smaller batch; riffusion-rt doctor shows the device",
-            ) from error
+            raise self._failed(error) from error
         return {name: np.asarray(output) for name, output in zip(self._output_names, outputs, strict=True)}
+
+    @property
+    def walks_on_device(self) -> bool:
+        """Whether a walk beats one from the host; see ``DenoisingSession.walks_on_device``."""
+        return self._provider != PROVIDERS["cpu"]
+
+    def begin_walk(self, plan: WalkPlan) -> OnnxRuntimeWalk:
+        """Put a walk's arrays on the device; see ``DenoisingSession.begin_walk``. One walk of a size at a time."""
+        from riffusion_engine.denoising_session import UNET_NAMES, element_type
+        from riffusion_engine.device_walk import BoundBuffers, OnnxRuntimeWalk
+
+        session, shape, context = self._opened(), plan.latents.shape, plan.prompt.shape
+        sample, timestep, embeddings, output = UNET_NAMES
+        prepare_feeds(
+            self._graph, {sample: plan.latents, timestep: plan.timesteps[:1], embeddings: plan.prompt}
+        )
+        key = (shape, context)
+        try:
+            if key not in self._walks:
+                dtype = element_type(self, output)
+                self._walks[key] = BoundBuffers(session, self._device, shape, context, dtype)
+            captured = 2 * list(self._walks).index(key) + 1
+            return OnnxRuntimeWalk(
+                plan,
+                self._walks[key],
+                lambda binding, kind: self._bound_run(binding, captured + kind),
+                self._open_step,
+            )
+        except RuntimeError as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Give the device's memory back."""
         self._session = None
+        self._walks.clear()
 
     def __enter__(self) -> OnnxRuntimeSession:
         return self
@@ -89,6 +146,37 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise DeviceError(
+                f"The session of {self._graph.path} is closed", hint="Open a new one: open_session(...)"
+            )
+        return self._session
+
+    def _failed(self, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"{self._provider} could not run {self._graph.path}: {_first_line(error)}",
+            hint="Free memory or use a smaller batch; riffusion-rt doctor shows the device",
+        )
+
+    def _run_options(self, captured: int) -> Any:
+        if not (self._cuda.replay and self.walks_on_device):
+            return None
+        options = import_onnxruntime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(captured))
+        return options
+
+    def _bound_run(self, binding: Any, captured: int) -> None:
+        try:
+            self._opened().run_with_iobinding(binding, self._run_options(captured))
+        except DeviceError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
+            raise self._failed(error) from error
+
+    def _open_step(self, graph: bytes) -> Any:
+        return _create(graph, self._provider, self._threads, CudaSettings(tune_convolutions=False))
 
     def _check_interface(self) -> None:
         declared = ([spec.name for spec in self._graph.inputs], self._output_names)
@@ -112,7 +200,7 @@ def _default_threads() -> int:
     return 0
 
 
-def _create(path: Path, provider: str, threads: int | None) -> Any:
+def _create(graph: Path | bytes, provider: str, threads: int | None, cuda: CudaSettings) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -122,9 +210,11 @@ def _create(path: Path, provider: str, threads: int | None) -> Any:
     # UNet of 2,000 nodes. Without it runs are as fast and take no more memory: the arena recycles freed buffers.
     options.enable_mem_reuse = False
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=_provider_list(provider))
+        source = graph if isinstance(graph, bytes) else str(graph)
+        return onnxruntime.InferenceSession(source, options, providers=_provider_list(provider, cuda))
     except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
         reason = _first_line(error)
+        path = Path("the step graph") if isinstance(graph, bytes) else graph
         if provider != PROVIDERS["cpu"] and "memory" in reason.lower():
             raise DeviceError(
                 f"{provider} could not load {path.name}: {reason}",
@@ -136,10 +226,16 @@ def _create(path: Path, provider: str, threads: int | None) -> Any:
         ) from error
 
 
-def _provider_list(provider: str) -> list[Any]:
+def _provider_list(provider: str, cuda: CudaSettings) -> list[Any]:
     if provider == PROVIDERS["cuda"]:
-        # TF32 rounds float32 products to 10 bits: a float32 bundle was measured without it.
-        return [(provider, {"use_tf32": "0"})]
+        options = {
+            # TF32 rounds float32 products to 10 bits: a float32 bundle was measured without it.
+            "use_tf32": "0",
+            "enable_cuda_graph": str(int(cuda.replay)),
+            "prefer_nhwc": str(int(cuda.channels_last)),
+            "cudnn_conv_algo_search": "EXHAUSTIVE" if cuda.tune_convolutions else "HEURISTIC",
+        }
+        return [(provider, options)]
     return [provider]
 
 
