@@ -1,33 +1,28 @@
-"""A diffusers checkpoint folder in, its three networks and the facts about them out; bundles count as checkpoints."""
+"""A diffusers checkpoint folder in, its networks one by one and their geometry out; bundles count as checkpoints."""
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, TypeVar
 
 from riffusion_engine.errors import ExportError, RiffusionError
-from riffusion_engine.manifest import MANIFEST_NAME, LatentSpec, SamplingDefaults
-from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_engine.manifest import MANIFEST_NAME, LatentSpec
+from riffusion_export.facts import FACTS_FILES, CheckpointFacts, facts_json, licence_files, read_facts
+from riffusion_export.geometry import Geometry, geometry_of, read_config, read_configs, skeleton
+from riffusion_export.silence import quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from torch import nn
     from transformers import CLIPTextModel
 
 T = TypeVar("T")
 
-FACTS_FILES: tuple[str, ...] = ("riffusion_train.json", "spectrogram.json")
-"""Optional files of a checkpoint that say how it hears and how it wants to be sampled; the first found counts."""
-V1_DEFAULTS = SamplingDefaults(sampler="dpm++2m", steps=20, guidance=7.0, strength=0.75)
-"""For checkpoints that say nothing: Riffusion's guidance and strength, with a sampler that needs 20 steps."""
+PARTS: tuple[str, ...] = ("text_encoder", "unet", "vae")
+"""The networks of a checkpoint, in the order in which they are exported."""
 
 TEXT_WEIGHTS = "model.safetensors"
 MODEL_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -43,15 +38,21 @@ _CHECKPOINT_HINT = (
 )
 
 
-@dataclass(frozen=True)
-class CheckpointFacts:
-    """What a checkpoint says of itself, with Riffusion v1's numbers where it says nothing."""
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A checkpoint that has been looked at, but not loaded.
+
+    ``folder`` holds the tokenizer, the scheduler and licences; ``files`` are all that the networks are made from.
+    ``load`` gives one of `PARTS` in float32 and in evaluation mode, ``skeleton`` the same on torch's meta device.
+    """
 
     name: str
-    licence: str
-    description: str
-    spectrogram: SpectrogramParams
-    defaults: SamplingDefaults
+    folder: Path
+    facts: CheckpointFacts
+    geometry: Geometry
+    files: tuple[Path, ...]
+    load: Callable[[str], nn.Module]
+    skeleton: Callable[[str], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,29 +67,43 @@ class Checkpoint:
     latent: LatentSpec
 
 
+def open_checkpoint(folder: Path) -> Source:
+    """Look at a checkpoint folder (or a bundle) of any geometry; its weights are read when they are asked for.
+
+    Raises:
+        ExportError: a component is missing, or of a class that the bundle format does not cover.
+    """
+    _require_components(folder)
+    facts = read_facts(folder)
+    configs = read_configs(folder)
+    geometry = geometry_of(configs, facts, folder)
+    return Source(
+        name=folder.resolve().name,
+        folder=folder,
+        facts=facts,
+        geometry=geometry,
+        files=tuple(sorted(path for path in folder.rglob("*") if path.is_file())),
+        load=lambda part: _load_part(folder, part),
+        skeleton=lambda part: skeleton(configs, part),
+    )
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint (or the weights of a bundle) of any geometry.
+    """Load a whole checkpoint (or the weights of a bundle) of any geometry.
 
     Raises:
         ExportError: a component is missing, damaged, or of a class that the bundle format does not cover.
     """
-    _require_components(folder)
-    facts = read_facts(folder)
-    with quiet():
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextModel
-
-        text_encoder = _load(CLIPTextModel, folder / "text_encoder")
-        unet = _load(UNet2DConditionModel, folder / "unet")
-        autoencoder = load_autoencoder(folder)
-    latent = _latent_spec(unet, autoencoder)
-    if facts.spectrogram.bands != latent.height * latent.vae_factor:
-        raise ExportError(
-            f"The model draws {latent.height * latent.vae_factor} rows, but its spectrogram has "
-            f"{facts.spectrogram.bands} bands",
-            hint=f"State the right bands in {folder / FACTS_FILES[-1]}",
-        )
-    return Checkpoint(folder, text_encoder, unet, autoencoder, facts, latent)
+    source = open_checkpoint(folder)
+    text_encoder, unet, autoencoder = (source.load(part) for part in PARTS)
+    return Checkpoint(
+        folder,
+        text_encoder,  # type: ignore[arg-type]
+        unet,  # type: ignore[arg-type]
+        autoencoder,  # type: ignore[arg-type]
+        source.facts,
+        source.geometry.latent,
+    )
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
@@ -141,79 +156,6 @@ def checkpoint_from_bundle(bundle: Path, output: Path) -> None:
     (output / FACTS_FILES[-1]).write_text(facts_json(read_facts(bundle)), encoding="utf-8")
 
 
-def read_facts(folder: Path) -> CheckpointFacts:
-    """Read what a checkpoint or a bundle says of itself.
-
-    Raises:
-        ExportError: it says it in a form that cannot be read.
-    """
-    if (folder / MANIFEST_NAME).is_file():
-        from riffusion_engine.manifest import Manifest
-
-        manifest = Manifest.read(folder)
-        source = manifest.source
-        return CheckpointFacts(
-            manifest.name, source.licence, source.description, manifest.spectrogram, manifest.defaults
-        )
-    path = next((folder / name for name in FACTS_FILES if (folder / name).is_file()), None)
-    if path is None:
-        return CheckpointFacts(folder.resolve().name, "unknown", "", SpectrogramParams(), V1_DEFAULTS)
-    try:
-        stated = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        defaults = {**msgspec.to_builtins(V1_DEFAULTS), **stated.get("defaults", {})}
-        return CheckpointFacts(
-            name=str(stated.get("name") or folder.resolve().name),
-            licence=str(stated.get("licence") or "unknown"),
-            description=str(stated.get("description") or ""),
-            spectrogram=msgspec.convert(stated, SpectrogramParams),
-            defaults=msgspec.convert(defaults, SamplingDefaults),
-        )
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise ExportError(
-            f"{path} cannot be read: {error}", hint="Mend that file and export again"
-        ) from error
-
-
-def facts_json(facts: CheckpointFacts) -> str:
-    """The text of a ``spectrogram.json`` that says these facts."""
-    stated = {
-        **msgspec.to_builtins(facts.spectrogram),
-        "name": facts.name,
-        "licence": facts.licence,
-        "description": facts.description,
-        "defaults": msgspec.to_builtins(facts.defaults),
-    }
-    return json.dumps(stated, indent=2) + "\n"
-
-
-def licence_files(folder: Path) -> list[Path]:
-    """The licence texts that stand beside the weights."""
-    return sorted(path for path in folder.glob("LICEN[SC]E*") if path.is_file())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep diffusers, transformers and the exporter from writing to the terminal; errors still come as exceptions."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    threshold = logging.root.manager.disable
-    bars = [
-        library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()
-    ]
-    logging.disable(logging.CRITICAL)
-    for library in bars:
-        library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(threshold)
-        for library in bars:
-            library.enable_progress_bar()
-
-
 def _require_components(folder: Path) -> None:
     if not folder.is_dir():
         raise ExportError(f"There is no checkpoint folder {folder}", hint=_CHECKPOINT_HINT)
@@ -234,7 +176,7 @@ def _require_components(folder: Path) -> None:
             raise ExportError(
                 f"{folder} is not a diffusers checkpoint: it has no {name}", hint=_CHECKPOINT_HINT
             )
-        config = _read_config(path)
+        config = read_config(path)
         found = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
         if wanted and found not in (None, wanted):
             raise ExportError(
@@ -247,11 +189,18 @@ def _require_components(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise ExportError(f"{path} cannot be read: {error}", hint="Copy the checkpoint again") from error
+def _load_part(folder: Path, part: str) -> nn.Module:
+    with quiet():
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        network: nn.Module
+        if part == "vae":
+            network = load_autoencoder(folder)
+        else:
+            kind = CLIPTextModel if part == "text_encoder" else UNet2DConditionModel
+            network = _load(kind, folder / part)
+        return network
 
 
 def _load(kind: type[T], folder: Path) -> T:
@@ -259,14 +208,18 @@ def _load(kind: type[T], folder: Path) -> T:
 
     dtype = {"torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": torch.float32}
     variant = "fp16" if any(folder.glob("*.fp16.*")) and not _has_plain_weights(folder) else None
+    # Weights that are missing would be drawn at random, with nothing but a warning.
+    options = {"variant": variant, "local_files_only": True, "output_loading_info": True, **dtype}
     try:
-        model: Any = kind.from_pretrained(folder, variant=variant, local_files_only=True, **dtype)  # type: ignore[attr-defined]
+        model, found = kind.from_pretrained(folder, **options)  # type: ignore[attr-defined]
     except RiffusionError:
         raise
     except (
         Exception
     ) as error:  # Damaged files fail in many ways: missing keys, safetensors, pickle, JSON, shapes.
         raise _damaged(folder, error) from error
+    if found["missing_keys"]:
+        raise _damaged(folder, ValueError(f"it lacks {min(found['missing_keys'])}"))
     loaded: T = model.eval().requires_grad_(False)
     return loaded
 
@@ -279,27 +232,3 @@ def _has_plain_weights(folder: Path) -> bool:
 def _damaged(folder: Path, error: Exception) -> ExportError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ExportError(f"{folder} cannot be loaded: {reason}", hint="Copy or download the checkpoint again")
-
-
-def _latent_spec(unet: UNet2DConditionModel, autoencoder: AutoencoderKL) -> LatentSpec:
-    channels = unet.config.in_channels
-    if channels != autoencoder.config.latent_channels or channels != unet.config.out_channels:
-        raise ExportError(
-            f"The UNet takes {channels} channels and gives {unet.config.out_channels}, the autoencoder's latents have "
-            f"{autoencoder.config.latent_channels}",
-            hint="Export a text-to-image checkpoint: inpainting and instruction UNets are not covered",
-        )
-    size = unet.config.sample_size
-    if size is None:
-        raise ExportError(
-            "unet/config.json has no sample_size", hint="State the latents' height and width there"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return LatentSpec(
-        channels=channels,
-        height=height,
-        width=width,
-        scale=autoencoder.config.scaling_factor,
-        shift=autoencoder.config.shift_factor or 0.0,
-        vae_factor=2 ** (len(autoencoder.config.block_out_channels) - 1),
-    )

@@ -13,8 +13,10 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from riffusion_engine.manifest import TensorSpec
-from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS, Checkpoint, quiet
+from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS
+from riffusion_export.geometry import Geometry
 from riffusion_export.group_norm import as_instance_norms
+from riffusion_export.silence import quiet
 
 OPSET = 23
 """The first with Attention, which stays whole, so that backends can fuse it; so does GroupNormalization in float16."""
@@ -90,25 +92,25 @@ class _EncoderGraph(nn.Module):
         return parameters if self.quant_conv is None else self.quant_conv(parameters)
 
 
-def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
-    """The four graphs of a bundle, under the file and tensor names that optimum reads."""
-    latent = checkpoint.latent
+def plan_part(part: str, network: Any, geometry: Geometry) -> tuple[GraphPlan, ...]:
+    """The graphs of one of a checkpoint's networks, under the file and tensor names that optimum reads.
+
+    ``part`` is "text_encoder", "unet" or "vae"; the last gives two graphs.
+    """
+    latent = geometry.latent
     canvas = (latent.channels, latent.height, latent.width)
     picture = (3, latent.height * latent.vae_factor, latent.width * latent.vae_factor)
-    text = checkpoint.text_encoder.config
-    width = checkpoint.unet.config.cross_attention_dim
+    tokens = geometry.tokens
     steps = 1000
 
     def ids(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
-        shape = (batch, text.max_position_embeddings)
-        return (torch.randint(text.vocab_size, shape, generator=draw, dtype=torch.int32),)
+        return (torch.randint(geometry.vocabulary, (batch, tokens), generator=draw, dtype=torch.int32),)
 
     def noisy(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
-        tokens = text.max_position_embeddings
         return (
             torch.randn(batch, *canvas, generator=draw),
             torch.randint(steps, (batch,), generator=draw).float(),
-            torch.randn(batch, tokens, width, generator=draw),
+            torch.randn(batch, tokens, geometry.text_width, generator=draw),
         )
 
     def latents(batch: int, draw: torch.Generator) -> tuple[Tensor, ...]:
@@ -118,28 +120,34 @@ def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
         return (torch.rand(batch, *picture, generator=draw) * 2 - 1,)
 
     each = {0: BATCH}
+    if part == "text_encoder":
+        return (
+            GraphPlan(
+                name="text_encoder",
+                module=_TextGraph(network),
+                weights_file=TEXT_WEIGHTS,
+                inputs=("input_ids",),
+                outputs=("last_hidden_state", "pooler_output"),
+                axes=(each,),
+                example=ids,
+            ),
+        )
+    if part == "unet":
+        return (
+            GraphPlan(
+                name="unet",
+                module=_UNetGraph(network),
+                weights_file=MODEL_WEIGHTS,
+                inputs=("sample", "timestep", "encoder_hidden_states"),
+                outputs=("out_sample",),
+                axes=(each, each, {0: BATCH, 1: TOKENS}),
+                example=noisy,
+            ),
+        )
     return (
         GraphPlan(
-            name="text_encoder",
-            module=_TextGraph(checkpoint.text_encoder),
-            weights_file=TEXT_WEIGHTS,
-            inputs=("input_ids",),
-            outputs=("last_hidden_state", "pooler_output"),
-            axes=(each,),
-            example=ids,
-        ),
-        GraphPlan(
-            name="unet",
-            module=_UNetGraph(checkpoint.unet),
-            weights_file=MODEL_WEIGHTS,
-            inputs=("sample", "timestep", "encoder_hidden_states"),
-            outputs=("out_sample",),
-            axes=(each, each, {0: BATCH, 1: TOKENS}),
-            example=noisy,
-        ),
-        GraphPlan(
             name="vae_decoder",
-            module=_DecoderGraph(checkpoint.autoencoder),
+            module=_DecoderGraph(network),
             weights_file=MODEL_WEIGHTS,
             inputs=("latent_sample",),
             outputs=("sample",),
@@ -148,7 +156,7 @@ def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
         ),
         GraphPlan(
             name="vae_encoder",
-            module=_EncoderGraph(checkpoint.autoencoder),
+            module=_EncoderGraph(network),
             weights_file=MODEL_WEIGHTS,
             inputs=("sample",),
             outputs=("latent_parameters",),
@@ -158,24 +166,44 @@ def plan_graphs(checkpoint: Checkpoint) -> tuple[GraphPlan, ...]:
     )
 
 
+class InDtype(nn.Module):
+    """A module that computes in a type its caller does not have: float32 goes in and comes out."""
+
+    def __init__(self, module: nn.Module, inputs: tuple[str, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self.kept = tuple(name == "timestep" for name in inputs)
+        self.dtype = dtype
+
+    def forward(self, *inputs: Tensor) -> Any:
+        typed = (
+            tensor if kept or not tensor.is_floating_point() else tensor.to(self.dtype)
+            for tensor, kept in zip(inputs, self.kept, strict=True)
+        )
+        made = self.module(*typed)
+        return tuple(out.float() for out in made) if isinstance(made, tuple) else made.float()
+
+
 def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
     """Trace one graph with its arithmetic, inputs and outputs in ``dtype``; a timestep stays float32.
 
-    The module is left in ``dtype``. The model carries no trace of the machine that made it.
+    Inputs and outputs of a bfloat16 graph are float32: numpy has no such type. The module is left in ``dtype``. The
+    model carries no trace of the machine that made it.
     """
     plan.module.to(dtype).eval()
     example = cast_inputs(plan, plan.example(_TRACED_BATCH, torch.Generator().manual_seed(0)), dtype)
+    traced = InDtype(plan.module, plan.inputs, dtype) if dtype == torch.bfloat16 else plan.module
     dims = {axis: torch.export.Dim(axis) for axis in (BATCH, TOKENS)}
     shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in plan.axes)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
-            plan.module,
+            traced,
             example,
             dynamo=True,
             opset_version=OPSET,
             input_names=list(plan.inputs),
             output_names=list(plan.outputs),
-            dynamic_shapes=shapes,
+            dynamic_shapes=(shapes,) if traced is not plan.module else shapes,  # Its inputs are one *inputs.
             verbose=False,
         )
     assert program is not None
@@ -190,11 +218,15 @@ def trace_graph(plan: GraphPlan, dtype: torch.dtype) -> ir.Model:
 
 
 def cast_inputs(plan: GraphPlan, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Floating-point inputs in ``dtype``, but for the timestep: float16 cannot tell fractional late steps apart."""
-    return tuple(
+    """Inputs as a graph of this ``dtype`` takes them: in float16, or rounded to bfloat16's digits.
+
+    A timestep stays as it is: float16 cannot tell fractional late steps apart.
+    """
+    rounded = (
         tensor.to(dtype) if tensor.is_floating_point() and name != "timestep" else tensor
         for name, tensor in zip(plan.inputs, inputs, strict=True)
     )
+    return tuple(tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in rounded)
 
 
 def tensor_specs(values: Any) -> tuple[TensorSpec, ...]:

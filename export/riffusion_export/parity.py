@@ -1,9 +1,11 @@
-"""A graph file and the torch module it came from in, how far they are apart out."""
+"""A torch module in, what it makes of random inputs out; then its graph file in, how far that is from it out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from riffusion_engine.errors import ExportError, MissingExtraError
-from riffusion_engine.manifest import GraphSpec
-from riffusion_export.graphs import GraphPlan
+from riffusion_export.graphs import GraphPlan, InDtype, cast_inputs
 
 BATCHES: tuple[int, ...] = (1, 3)
 """Batch sizes that are compared: neither is the one that was traced."""
@@ -23,27 +24,75 @@ LARGE_MODULE = 20_000_000
 _SEED = 20_221_215
 
 
-def measure_parity(plan: GraphPlan, graph: GraphSpec, model: Path) -> dict[str, float]:
-    """Run ``model`` in ONNX Runtime on the CPU and ``plan.module`` in torch, both on the same random inputs.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What torch makes of random inputs, by batch ("batch 1").
 
-    The module computes in float32, whatever the graph does, but for its group norms, which it takes in float64.
+    ``names`` are those of the outputs; ``greatest`` is the greatest activation inside, by absolute value.
+    """
+
+    names: tuple[str, ...]
+    feeds: dict[str, dict[str, NDArray[Any]]]
+    outputs: dict[str, tuple[NDArray[Any], ...]]
+    greatest: float
+
+
+def torch_reference(plan: GraphPlan, dtype: torch.dtype) -> Reference:
+    """Run ``plan.module`` in torch on random inputs, as they are after rounding to ``dtype``.
+
+    The module computes in float32, whatever the graph does, but for its group norms, which it takes in float64. It is
+    left in float32.
+    """
+    plan.module.float()
+    large = sum(values.numel() for values in plan.module.parameters()) > LARGE_MODULE
+    feeds, outputs = {}, {}
+    with _exact_group_norms(plan.module), _greatest_activation(plan.module) as greatest, torch.no_grad():
+        for batch in BATCHES[:1] if large else BATCHES:
+            drawn = plan.example(batch, torch.Generator().manual_seed(_SEED + batch))
+            rounded = cast_inputs(plan, drawn, dtype)
+            seen = (tensor.float() if tensor.is_floating_point() else tensor for tensor in rounded)
+            made = plan.module(*seen)
+            key = f"batch {batch}"
+            outputs[key] = tuple(out.numpy() for out in (made if isinstance(made, tuple) else (made,)))
+            feeds[key] = {name: value.numpy() for name, value in zip(plan.inputs, rounded, strict=True)}
+    return Reference(plan.outputs, feeds, outputs, greatest[0])
+
+
+def measure_parity(reference: Reference, model: Path) -> dict[str, float]:
+    """Run the graph file ``model`` in ONNX Runtime on the CPU, on the inputs that torch had.
 
     Returns:
         The relative L2 distance, the worst of all outputs, keyed ``"batch 1"``, ``"batch 3"``; only the former if
-        the module is large.
+        the module is large. Infinite where the graph gives NaN or infinity.
 
     Raises:
         ExportError: ONNX Runtime cannot load or run the graph.
         MissingExtraError: ONNX Runtime is not installed.
     """
     session = open_model(model)
-    plan.module.float()
-    large = sum(values.numel() for values in plan.module.parameters()) > LARGE_MODULE
-    with _exact_group_norms(plan.module):
-        return {
-            f"batch {batch}": _distance(plan, graph, session, batch)
-            for batch in (BATCHES[:1] if large else BATCHES)
-        }
+    return {
+        batch: _distance(model, session, reference.names, feeds, reference.outputs[batch])
+        for batch, feeds in reference.feeds.items()
+    }
+
+
+def measure_arithmetic(plan: GraphPlan, reference: Reference, dtype: torch.dtype) -> dict[str, float]:
+    """How far ``plan.module`` in ``dtype`` is from the reference in torch: for graphs that no CPU runtime runs.
+
+    The module is left in ``dtype``. Keys are "torch, batch 1" and so on.
+    """
+    plan.module.to(dtype)
+    distances = {}
+    with torch.no_grad():
+        for batch, feeds in reference.feeds.items():
+            inputs = (torch.from_numpy(feeds[name]) for name in plan.inputs)
+            made = InDtype(plan.module, plan.inputs, dtype)(*inputs)
+            outputs = made if isinstance(made, tuple) else (made,)
+            expected = reference.outputs[batch]
+            distances[f"torch, {batch}"] = max(
+                relative_l2(got.numpy(), want) for got, want in zip(outputs, expected, strict=True)
+            )
+    return distances
 
 
 def relative_l2(actual: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -78,19 +127,53 @@ def _exact_group_norms(module: nn.Module) -> Iterator[None]:
             norm.float()
 
 
-def _distance(plan: GraphPlan, graph: GraphSpec, session: Any, batch: int) -> float:
-    feeds = plan.feeds(batch, _SEED + batch)
-    typed = {spec.name: feeds[spec.name].astype(spec.dtype) for spec in graph.inputs}
-    with torch.no_grad():
-        # The module sees the inputs as the graph does: rounded, if the graph is float16.
-        seen = (torch.from_numpy(typed[name].astype(feeds[name].dtype)) for name in plan.inputs)
-        expected = plan.module(*seen)
-    expected = expected if isinstance(expected, tuple) else (expected,)
+@contextmanager
+def _greatest_activation(module: nn.Module) -> Iterator[list[float]]:
+    """Keep the greatest absolute value that any layer gives: whether float16 would overflow, a CPU does not show."""
+    greatest = [0.0]
+
+    def look(_: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.is_floating_point():
+            seen = float(torch.maximum(output.max(), -output.min()))
+            greatest[0] = max(greatest[0], float("inf") if math.isnan(seen) else seen)
+
+    hooks = [part.register_forward_hook(look) for part in module.modules()]
     try:
-        actual = session.run(list(plan.outputs), typed)
+        yield greatest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _distance(
+    model: Path,
+    session: Any,
+    names: tuple[str, ...],
+    feeds: dict[str, NDArray[Any]],
+    expected: tuple[NDArray[Any], ...],
+) -> float:
+    try:
+        actual = session.run(list(names), feeds)
     except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
-        raise _refused(plan, error) from error
-    return max(relative_l2(got, want.numpy()) for got, want in zip(actual, expected, strict=True))
+        raise _refused(model, error) from error
+    return max(relative_l2(got, want) for got, want in zip(actual, expected, strict=True))
+
+
+def check_graph_file(model: Path) -> None:
+    """Check a graph that no CPU runtime runs against the operators' definitions.
+
+    Raises:
+        ExportError: it breaks them.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(model))
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"The {model.parent.name} graph is not valid: {str(error).splitlines()[0][:300]}",
+            hint="Export it in float32: --precision float32",
+        ) from error
 
 
 def open_model(model: Path) -> Any:
@@ -119,9 +202,9 @@ def open_model(model: Path) -> Any:
         ) from error
 
 
-def _refused(plan: GraphPlan, error: Exception) -> ExportError:
+def _refused(model: Path, error: Exception) -> ExportError:
     reason = (str(error) or type(error).__name__).splitlines()[0][:300]
     return ExportError(
-        f"ONNX Runtime cannot run the {plan.name} graph: {reason}",
+        f"ONNX Runtime cannot run the {model.parent.name} graph: {reason}",
         hint="Upgrade it: pip install -U onnxruntime",
     )

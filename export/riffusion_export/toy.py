@@ -6,8 +6,9 @@ from pathlib import Path
 
 from riffusion_engine.manifest import SamplingDefaults
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_export.checkpoint import FACTS_FILES, CheckpointFacts, facts_json, quiet
 from riffusion_export.clip_tokenizer import MAX_LENGTH, write_clip_tokenizer
+from riffusion_export.facts import FACTS_FILES, CheckpointFacts, facts_json
+from riffusion_export.silence import quiet
 
 _VAE_FACTOR = 8
 _VOCABULARY = 640

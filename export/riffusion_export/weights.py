@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +26,11 @@ from riffusion_engine.errors import ExportError
 LARGEST_COINCIDENCE = 64
 """Up to this many elements a constant of the graph may equal a weight by chance: its name must fit as well."""
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def read_safetensors_header(path: Path) -> tuple[StoredTensor, ...]:
     """List the tensors of a safetensors file with their absolute offsets.
 
     Raises:
-        ExportError: a tensor is neither float16 nor float32.
+        ExportError: a tensor is none of float16, bfloat16 and float32.
     """
     with path.open("rb") as file:
         (header_length,) = struct.unpack("<Q", file.read(8))
@@ -72,7 +77,7 @@ def _stored_tensor(path: Path, key: str, raw: msgspec.Raw, data_start: int) -> S
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise ExportError(
-            f"{path.name} holds {key} as {entry.dtype}, not as float16 or float32",
+            f"{path.name} holds {key} as {entry.dtype}, not as float16, bfloat16 or float32",
             hint="Save the checkpoint's weights as float32 and export again",
         )
     begin, end = entry.data_offsets
@@ -87,7 +92,7 @@ def point_into_safetensors(model: ir.Model, weights: Path) -> Placement:
     be saved in the folder of ``weights``.
 
     Raises:
-        ExportError: ``weights`` holds neither float16 nor float32.
+        ExportError: ``weights`` holds none of float16, bfloat16 and float32.
     """
     stored_weights = _ValueIndex(weights)
     sources = _WeightSources(model.graph, weights)

@@ -18,10 +18,14 @@ from riffusion_rt.cli.failure import one_line_errors
 _VERBS = MappingProxyType(
     {
         "generate": "generate",
+        "interpolate": "interpolate",
+        "remix": "remix",
+        "extend": "extend",
         "encode": "encode",
         "decode": "decode",
         "inspect": "inspect_file",
         "sample-clips": "sample_clips",
+        "pull": "pull",
         "export": "export",
         "build": "build",
         "cache": "cache",

@@ -1,0 +1,181 @@
+"""A random checkpoint of Stable Diffusion v1.5's size becomes bundles: time, memory, and parity of one guided step.
+
+    python benchmarks/full_size_export.py --folder FOLDER
+
+Needs the extras export and cpu, 9 GB of disk in FOLDER (kept for other measurements) and 12 GiB of memory. Every
+export runs in a process of its own through the command line, so that its peak memory is its own. The guided step is
+measured on ONNX Runtime's CPU against torch in float32, once with the checkpoint's weights and once with the weights
+as the bundle keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recording import record
+
+PRECISIONS = {"fp16": "float16", "fp32": "float32"}
+PROMPT, NEGATIVE = "funky piano", ""
+GUIDANCE, TIMESTEP, SEED = 7.0, 981.0, 1
+GIB = 2**30
+
+
+def main() -> None:
+    """Make what is missing, export, measure, write one row for each bundle."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoint and bundles are kept")
+    parser.add_argument("--only", choices=PRECISIONS, help="one of the bundles")
+    parser.add_argument("--worker", choices=("checkpoint", "reference", "step"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        {"checkpoint": write_checkpoint, "reference": torch_step, "step": onnx_step}[arguments.worker](
+            arguments.model
+        )
+        return
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "ckpt"
+    if not (checkpoint / "model_index.json").is_file():
+        _worker("checkpoint", checkpoint)
+    print(f"torch on {checkpoint} …", flush=True)
+    original, _, _ = _worker("reference", checkpoint)
+    for short, precision in PRECISIONS.items():
+        if arguments.only in (None, short):
+            _measure(checkpoint, folder / f"bundle-{short}", precision, original)
+
+
+def _measure(checkpoint: Path, bundle: Path, precision: str, original: str) -> None:
+    print(f"{bundle} …", flush=True)
+    command = [
+        "-m",
+        "riffusion_rt",
+        "export",
+        str(checkpoint),
+        "-o",
+        str(bundle),
+        "--precision",
+        precision,
+        "--json",
+    ]
+    report, wall, peak = _child(command)
+    rounded, _, _ = _worker("reference", bundle)
+    step, _, step_peak = _worker("step", bundle)
+    row = {
+        "case": "export",
+        "precision": precision,
+        "weights": "float16",
+        "export_s": round(wall, 1),
+        "export_peak_gib": round(peak / GIB, 2),
+        "bytes": json.loads(report)["bytes"],
+        "parity_of_graphs": json.loads(report)["parity"],
+        "guided_step": {
+            "to_torch_float32": _distances(step, original),
+            "to_torch_float32_of_the_same_weights": _distances(step, rounded),
+            "peak_gib": round(step_peak / GIB, 2),
+        },
+    }
+    path = record("full_size_export", **row)
+    print(json.dumps(row, indent=2), f"\n→ {path}")
+
+
+def _distances(step: str, reference: str) -> dict[str, float]:
+    import numpy as np
+
+    from riffusion_export.parity import relative_l2
+
+    got, wanted = (np.load(json.loads(made)["file"]) for made in (step, reference))
+    predictions = float(f"{relative_l2(got, wanted):.3g}")
+    guided = [made[0] + GUIDANCE * (made[1] - made[0]) for made in (got, wanted)]
+    return {"predictions": predictions, "guided": float(f"{relative_l2(*guided):.3g}")}
+
+
+def write_checkpoint(folder: Path) -> None:
+    """The random checkpoint."""
+    from riffusion_export.full_size import write_full_size_checkpoint
+
+    write_full_size_checkpoint(folder)
+    print(json.dumps({}))
+
+
+def torch_step(folder: Path) -> None:
+    """Both noise predictions of a guided step by diffusers' UNet in float32, from a checkpoint's or bundle's weights."""
+    import numpy as np
+    import torch
+
+    from riffusion_export.checkpoint import open_checkpoint
+
+    source = open_checkpoint(folder)
+    ids, latents = _inputs(folder)
+    with torch.no_grad():
+        states = source.load("text_encoder")(torch.from_numpy(ids).long()).last_hidden_state
+        unet: Any = source.load("unet")
+        made = unet(torch.from_numpy(latents), torch.tensor([TIMESTEP, TIMESTEP]), states).sample
+    file = Path(f"{folder}.torch-step.npy")
+    np.save(file, made.numpy())
+    print(json.dumps({"file": str(file)}))
+
+
+def onnx_step(bundle: Path) -> None:
+    """The same by the bundle's graphs."""
+    import numpy as np
+
+    from riffusion_engine.manifest import Manifest
+    from riffusion_export.parity import open_model
+
+    manifest = Manifest.read(bundle)
+    ids, latents = _inputs(bundle)
+    (states,) = open_model(bundle / manifest.graph("text_encoder").path).run(
+        ["last_hidden_state"], {"input_ids": ids}
+    )
+    unet = manifest.graph("unet")
+    given = {"sample": latents, "timestep": np.array([TIMESTEP]), "encoder_hidden_states": states}
+    feeds = {spec.name: given[spec.name].astype(spec.dtype) for spec in unet.inputs}
+    (made,) = open_model(bundle / unet.path).run(None, feeds)
+    file = Path(f"{bundle}.onnx-step.npy")
+    np.save(file, made.astype(np.float32))
+    print(json.dumps({"file": str(file)}))
+
+
+def _inputs(folder: Path) -> tuple[Any, Any]:
+    """Token ids of the negative prompt and the prompt, and the same start noise for both."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|endoftext|>")
+    tokenizer.enable_padding(pad_id=end, pad_token="<|endoftext|>", length=77)
+    ids = np.array([tokenizer.encode(text).ids for text in (NEGATIVE, PROMPT)], np.int32)
+    noise = np.random.default_rng(SEED).standard_normal((1, 4, 64, 64)).astype(np.float32)
+    return ids, np.concatenate([noise, noise])
+
+
+def _worker(task: str, model: Path) -> tuple[str, float, int]:
+    return _child([__file__, "--folder", ".", "--worker", task, "--model", str(model)])
+
+
+def _child(arguments: list[str]) -> tuple[str, float, int]:
+    """Run Python in a process of its own: what it printed, wall time in s, peak memory in bytes."""
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        printed = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(arguments)} failed with {child.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return printed, time.perf_counter() - start, usage.ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""One network of a checkpoint in; its weights file, its graphs and their manifest entries out."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from riffusion_engine.errors import ExportError
+from riffusion_engine.manifest import GraphSpec
+from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS, VAE_PARTS, Source
+from riffusion_export.lora import Lora, fuse_loras
+from riffusion_export.precision import AUTO, FLOAT16_LIMIT, Precision
+from riffusion_export.silence import quiet
+
+GRAPH_FILE = "model.onnx"
+PARITY_LIMITS: Mapping[str, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}
+"""Relative L2 distance to torch above which a graph is refused. Sound ones measure near 1e-6, 1e-3 and 1e-2."""
+
+STEPS: Mapping[str, float] = {"weights": 0.15, "torch": 0.2, "graph": 0.4, "check": 0.25}
+"""What is done for each graph, and its share of the time."""
+
+_TEXT_PREFIX = "text_model."
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of `STEPS` begins for a graph; ``note`` says what a user should know of it."""
+
+    graph: str
+    step: str
+    note: str = ""
+
+
+class FinishedPart(msgspec.Struct, frozen=True):
+    """What the manifest will say of a network's graphs."""
+
+    graphs: dict[str, GraphSpec]
+
+
+def write_part(
+    source: Source,
+    part: str,
+    bundle: Path,
+    precisions: Mapping[str, Precision],
+    loras: Sequence[Lora] = (),
+    parity_limit: float | None = None,
+) -> Generator[Step, None, FinishedPart]:
+    """Write one network into a bundle folder; yields before each step. Only this network is in memory meanwhile.
+
+    Args:
+        source: the checkpoint.
+        part: "text_encoder", "unet" or "vae".
+        bundle: the folder; what it holds of this network is written anew.
+        precisions: by graph.
+        loras: are fused into the weights.
+        parity_limit: relative L2 distance to torch above which a graph is refused.
+
+    Raises:
+        ExportError: the network is damaged, does not fit its precision, or a graph strays too far from torch.
+    """
+    import torch
+
+    from riffusion_export.graphs import plan_part, trace_graph
+    from riffusion_export.parity import (
+        check_graph_file,
+        measure_arithmetic,
+        measure_parity,
+        torch_reference,
+    )
+
+    graphs: dict[str, Precision] = {}
+    checks = {}
+    entries: dict[str, GraphSpec] = {}
+    first = next(iter(VAE_PARTS)) if part == "vae" else part
+    yield Step(first, "weights")
+    network = source.load(part)
+    if part != "vae":
+        fuse_loras(loras, part, network)
+    plans = plan_part(part, network, source.geometry)
+    for plan in plans:
+        if plan.name != first:
+            yield Step(plan.name, "weights")
+        chosen = precisions[plan.name]
+        fitting = _fitting_weights(plan.name, plan.module, chosen)
+        if fitting != chosen:
+            yield Step(plan.name, "weights", f"{plan.name} has weights beyond float16: it stays in float32")
+        graphs[plan.name] = fitting
+        _write_weights(part, plan, network, bundle, fitting.weights)
+    for plan in plans:
+        yield Step(plan.name, "torch")
+        chosen = graphs[plan.name]
+        compute = "float16" if chosen.compute == AUTO else chosen.compute
+        reference = torch_reference(plan, getattr(torch, compute))
+        if compute == "float16" and not reference.greatest <= FLOAT16_LIMIT:
+            if chosen.compute != AUTO:
+                raise _overflow(plan.name, reference.greatest)
+            compute = "float32"
+            yield Step(
+                plan.name,
+                "torch",
+                f"{plan.name} reaches {reference.greatest:.0f}, beyond float16: it computes in float32",
+            )
+            reference = torch_reference(plan, torch.float32)
+        graphs[plan.name] = Precision(compute, chosen.weights)
+        if compute == "bfloat16":
+            checks[plan.name] = measure_arithmetic(plan, reference, torch.bfloat16)
+        yield Step(plan.name, "graph")
+        model = trace_graph(plan, getattr(torch, compute))
+        entries[plan.name] = _save_graph(model, plan, bundle, graphs[plan.name])
+        del model
+        plan.module.float()
+        if compute != "bfloat16":
+            checks[plan.name] = reference  # type: ignore[assignment]
+    names = [plan.name for plan in plans]
+    del network, plan, plans  # Torch's copy makes room for ONNX Runtime's.
+    gc.collect()
+    for name in names:
+        yield Step(name, "check")
+        path = bundle / name / GRAPH_FILE
+        if graphs[name].compute == "bfloat16":
+            check_graph_file(path)
+            parity: dict[str, float] = checks[name]
+        else:
+            parity = measure_parity(checks.pop(name), path)  # type: ignore[arg-type]
+        _judge(name, parity, graphs[name].compute, parity_limit)
+        entries[name] = msgspec.structs.replace(entries[name], parity=parity)
+    return FinishedPart(entries)
+
+
+def _fitting_weights(graph: str, module: Any, chosen: Precision) -> Precision:
+    greatest = max(float(values.abs().max()) for values in module.parameters())
+    if not greatest < float("inf"):
+        raise ExportError(
+            f"The {graph} has weights that are NaN or infinite", hint="Copy or download the checkpoint again"
+        )
+    if chosen.weights != "float16" or greatest <= FLOAT16_LIMIT:
+        return chosen
+    if chosen.compute == AUTO:
+        return Precision("float32", "float32")
+    raise ExportError(
+        f"The {graph} has a weight of {greatest:.0f}, beyond float16",
+        hint="Keep its weights: riffusion-rt export CHECKPOINT -o BUNDLE --weights float32 --precision float32",
+    )
+
+
+def _write_weights(part: str, plan: Any, network: Any, bundle: Path, weights: str) -> None:
+    """Write a graph's weights in the diffusers layout, and round the loaded ones to what was written."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = bundle / plan.name
+    shutil.rmtree(folder, ignore_errors=True)
+    prefixes = VAE_PARTS.get(plan.name, ("",))
+    with quiet():
+        plan.module.to(getattr(torch, weights))
+        config = bundle / "vae" if part == "vae" else folder
+        if part == "text_encoder":
+            network.config.save_pretrained(folder)
+            _declare_dtype(folder / "config.json", "float32")
+        else:
+            network.save_config(config)
+        if part == "vae":
+            folder.mkdir()
+            shutil.copy2(config / "config.json", folder)
+    state = {
+        _published_key(part, key): values.contiguous()
+        for key, values in network.state_dict().items()
+        if key.startswith(prefixes)
+    }
+    save_file(
+        state, folder / (TEXT_WEIGHTS if part == "text_encoder" else MODEL_WEIGHTS), metadata={"format": "pt"}
+    )
+    plan.module.float()
+    for path in {folder, config}:
+        make_readable(path)
+
+
+def make_readable(folder: Path) -> None:
+    """Give every file the mode of an ordinary new one: the safetensors library keeps its own to their owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+
+
+def _published_key(part: str, key: str) -> str:
+    """A text encoder's weight as published checkpoints name it: transformers 5 dropped a prefix, yet reads it."""
+    return key if part != "text_encoder" or key.startswith(_TEXT_PREFIX) else _TEXT_PREFIX + key
+
+
+def _declare_dtype(config: Path, dtype: str) -> None:
+    """Have transformers compute in ``dtype``, however the weights are stored; both names that it has for that."""
+    stated = json.loads(config.read_text(encoding="utf-8"))
+    stated["dtype"] = stated["torch_dtype"] = dtype
+    stated["architectures"] = ["CLIPTextModel"]
+    config.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_graph(model: Any, plan: Any, bundle: Path, precision: Precision) -> GraphSpec:
+    import onnx_ir as ir
+
+    from riffusion_export.graphs import tensor_specs
+    from riffusion_export.weights import point_into_safetensors
+
+    folder = bundle / plan.name
+    point_into_safetensors(model, folder / plan.weights_file)
+    ir.save(model, folder / GRAPH_FILE)
+    return GraphSpec(
+        path=f"{plan.name}/{GRAPH_FILE}",
+        inputs=tensor_specs(model.graph.inputs),
+        outputs=tensor_specs(model.graph.outputs),
+        weights_dtype=precision.weights,
+        compute_dtype=precision.compute,
+        parity={},
+    )
+
+
+def _overflow(graph: str, greatest: float) -> ExportError:
+    return ExportError(
+        f"The {graph} reaches {greatest:.0f} inside, beyond float16's {FLOAT16_LIMIT:.0f}",
+        hint=f"Have it compute in float32: --precision float16,{graph}=float32, or --precision auto",
+    )
+
+
+def _judge(graph: str, parity: Mapping[str, float], compute: str, parity_limit: float | None) -> None:
+    limit = PARITY_LIMITS[compute] if parity_limit is None else parity_limit
+    worst = max(parity.values())
+    if worst <= limit:
+        return
+    if worst == float("inf"):
+        raise ExportError(
+            f"The {graph} graph gives NaN or infinity where torch does not",
+            hint=f"Have it compute in float32: --precision {graph}=float32",
+        )
+    raise ExportError(
+        f"The {graph} graph is {worst:.1e} away from torch (relative L2), more than {limit:.0e}",
+        hint="Check the checkpoint for weights that overflow float16, or keep them: --weights float32"
+        if compute == "float32"
+        else f"Have it compute in float32: --precision {compute},{graph}=float32",
+    )
