@@ -7,13 +7,13 @@ import html
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_rt import __version__
-from riffusion_rt.request import ClipRequest
+from riffusion_rt.request import SoundRequest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,19 +31,21 @@ class Clip:
     """The spectrogram image, RGB, one column a hop."""
     params: SpectrogramParams
     """How picture and sound belong together."""
-    request: ClipRequest
-    """The request with every default filled in."""
+    request: SoundRequest
+    """What makes it again: for a clip of its own a ``ClipRequest`` with every default filled in."""
     model: str
     """Name of the bundle."""
     max_value: float
     """Magnitude of a black pixel."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each stage."""
+    rate: int | None = None
+    """Samples a second, where they are not the spectrogram's: a remix plays at its recording's rate."""
 
     @property
     def sample_rate(self) -> int:
         """Samples a second."""
-        return self.params.sample_rate
+        return self.rate or self.params.sample_rate
 
     @property
     def duration_s(self) -> float:
@@ -104,5 +106,5 @@ class Clip:
         )
 
     def __repr__(self) -> str:
-        settings: dict[str, Any] = self.request.settings()
-        return f"Clip({settings['prompt']!r}, seed={settings['seed']}, {self.duration_s:.2f} s, model={self.model!r})"
+        made = f"{self.request.prompt!r}, seed={self.request.seed}"
+        return f"Clip({made}, {self.duration_s:.2f} s, model={self.model!r})"

@@ -15,14 +15,17 @@ from riffusion_rt.canvas import Canvas, unet_for
 from riffusion_rt.clip import Clip
 from riffusion_rt.models import DEFAULT_MODEL
 from riffusion_rt.open_model import OpenModel
-from riffusion_rt.request import ClipRequest, Picture
+from riffusion_rt.request import ClipRequest, Picture, SoundRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from riffusion_engine.manifest import Manifest
     from riffusion_rt.denoise import DenoisedStep
+    from riffusion_rt.extend import ExtendRequest
     from riffusion_rt.noise import TorchNoise
+    from riffusion_rt.remix import RemixRequest
+    from riffusion_rt.walk import WalkRequest
     from riffusion_rt.walk_start import WalkStart
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ class StepProgress:
     """(n, channels, height, width) after the step."""
     _done: DenoisedStep | None = field(default=None, repr=False)
     _model: OpenModel | None = field(default=None, repr=False)
+    _canvas: Canvas | None = field(default=None, repr=False)
 
     def preview(self, sample: int = 0) -> Image.Image:
         """The picture that the model expects at this step: one more run of the VAE decoder, so only on request."""
@@ -45,7 +49,7 @@ class StepProgress:
 
         assert self._done is not None and self._model is not None
         latents = self._done.preview()[sample : sample + 1]
-        return Image.fromarray(decode_picture(self._model, latents))
+        return Image.fromarray(decode_picture(self._model, latents, self._canvas))
 
 
 class Riffusion:
@@ -125,6 +129,24 @@ class Riffusion:
         """Make one clip step by step: a ``StepProgress`` after every denoising step, then the ``Clip``."""
         return iterate_clip(self.model, request)
 
+    def interpolate(self, request: WalkRequest, *, batch: int | None = None) -> Iterator[StepProgress | Clip]:
+        """Make the clips of a walk between waypoints, several in one denoising pass; see ``iterate_walk``."""
+        from riffusion_rt.walk import BATCH, iterate_walk
+
+        return iterate_walk(self.model, request, batch=batch or BATCH)
+
+    def remix(self, request: RemixRequest) -> Iterator[StepProgress | Clip]:
+        """Draw a recording anew; see ``iterate_remix``."""
+        from riffusion_rt.remix import iterate_remix
+
+        return iterate_remix(self.model, request)
+
+    def extend(self, request: ExtendRequest) -> Iterator[StepProgress | Clip]:
+        """Let music follow a recording; see ``iterate_extend``."""
+        from riffusion_rt.extend import iterate_extend
+
+        return iterate_extend(self.model, request)
+
     def close(self) -> None:
         """Release the graphs. The object cannot be used afterwards."""
         self.model.close()
@@ -162,7 +184,7 @@ def iterate_clip(model: OpenModel, request: ClipRequest) -> Iterator[StepProgres
     for done in denoise(unet, start.table, latents, guidance, [noise], start.repaint):
         latents = done.latents
         clock.lap("denoise")
-        yield StepProgress(done.step, done.steps, latents, done, model)
+        yield StepProgress(done.step, done.steps, latents, done, model, canvas)
         clock.skip()
     pixels = decode_picture(model, latents, canvas)
     clock.lap("decode")
@@ -266,7 +288,7 @@ def picture_pieces(
 
 def finished_clip(
     model: OpenModel,
-    request: ClipRequest,
+    request: SoundRequest,
     pixels: NDArray[np.uint8],
     samples: NDArray[np.float32],
     clock: StageClock,
@@ -283,7 +305,7 @@ def finished_clip(
         request,
         model.manifest.name,
         DECODED_MAX,
-        clock.laps,
+        dict(clock.laps),
     )
 
 

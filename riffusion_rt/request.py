@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Le
 
@@ -27,6 +27,24 @@ MAX_DURATION_S = 1200.0
 """Twenty minutes: what the largest picture holds that is read back."""
 MAX_PROMPT_CHARACTERS = 20_000
 """Longer prompts are refused before they reach the tokenizer: a mistake or an attack, not a description."""
+
+
+class SoundRequest(Protocol):
+    """What every form of making music states: enough to name a result, and to make it again."""
+
+    @property
+    def prompt(self) -> str:
+        """What a player shows as the title."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed, or the first one."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain JSON values; ``verb`` names the form where it is not ``generate``."""
+        ...
 
 
 @dataclass(frozen=True)

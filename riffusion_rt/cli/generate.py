@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from riffusion_engine.errors import RequestError
-from riffusion_rt.cli.destination import clip_paths
+from riffusion_rt.cli.destination import check_writable, clip_paths
+from riffusion_rt.cli.making import Stopwatch, saved, watched
+from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
-from riffusion_rt.cli.stopwatch import process_age_s
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from riffusion_rt.clip import Clip
     from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.request import ClipRequest
@@ -24,41 +26,31 @@ MAX_COUNT = 9999
 
 @click.command("generate", short_help="A prompt becomes music: audio and its spectrogram.")
 @click.argument("prompt")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Where to: .wav, .flac, .ogg, .mp3 or a folder; the picture beside it.  [default: PROMPT-SEED.wav]",
-)
+@output_option("PROMPT-SEED.wav")
 @click.option("--negative", default="", metavar="TEXT", help="What to stay away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another clip.")
 @click.option("--count", type=int, default=1, show_default=True, help="Clips: this seed and the next.")
-@click.option("--steps", type=int, help="Denoising steps; more take longer.  [default: the model's]")
+@click.option("--duration", type=float, metavar="SECONDS", help="Any length.  [default: the model's]")
+@click.option("--loop", is_flag=True, help="The end meets the start, in the picture too.")
+@step_options
 @click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the model's]")
-@click.option("--sampler", metavar="NAME", help="How steps are taken.  [default: the model's]")
-@click.option(
-    "--seed-image",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A picture to start from.",
-)
+@click.option("--seed-image", type=FILE, metavar="FILE", help="A picture to start from.")
+@click.option("--seed-audio", type=FILE, metavar="FILE", help="A recording to start from.")
 @click.option("--strength", type=float, help="How far to go from the seed image, 0 to 1.")
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Where the seed image may change: white changes, black stays.",
 )
+@click.option("--repaint", multiple=True, metavar="S-S", help="Seconds that may change: 1.5-3. Repeatable.")
 @click.option(
-    "--model",
-    default="riffusion-mini",
-    show_default=True,
-    metavar="NAME",
-    help="A short name, a bundle's folder, or a hub id.",
+    "--repaint-band", multiple=True, metavar="HZ-HZ", help="Frequencies that may change: 0-500. Repeatable."
 )
-@click.option("--device", default="auto", show_default=True, help="cpu or cuda; see `riffusion-rt doctor`.")
-@click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: as many as help]")
+@click.option(
+    "--film", type=FILE, metavar="FILE", help="Also the picture coming out of the noise: .webp, .gif."
+)
+@model_options
 @reporting
 def command(
     prompt: str,
@@ -66,6 +58,10 @@ def command(
     negative: str,
     seed: int,
     count: int,
+    duration: float | None,
+    repaint: tuple[str, ...],
+    repaint_band: tuple[str, ...],
+    film: Path | None,
     model: str,
     device: str,
     threads: int | None,
@@ -78,67 +74,69 @@ def command(
     Words can be stressed, (piano) or (piano:1.5), and softened, [drums]. The same prompt, seed and settings
     give the same files.
     """
-    report = Report(as_json, quiet)
-    started = process_age_s()
+    report, watch = Report(as_json, quiet), Stopwatch()
     from riffusion_rt.pipeline import Riffusion
-    from riffusion_rt.request import ClipRequest
+    from riffusion_rt.request import ClipRequest, parse_range
 
     if not 1 <= count <= MAX_COUNT:
         raise RequestError(
             f"count must be from 1 to {MAX_COUNT}, not {count}", hint="Choose --count within its range"
         )
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads must be 1 or more, not {threads}", hint="Leave --threads out")
+    check_threads(threads)
     requests = [
-        ClipRequest(prompt, negative_prompt=negative, seed=number, **settings)
+        ClipRequest(
+            prompt,
+            negative_prompt=negative,
+            seed=number,
+            duration_s=duration,
+            repaint_s=tuple(parse_range(text, "s") for text in repaint),
+            repaint_hz=tuple(parse_range(text, "Hz") for text in repaint_band),
+            **settings,
+        )
         for number in range(seed, seed + count)
     ]
     paths = clip_paths(output, prompt, [request.seed for request in requests])
-    imported = process_age_s()
+    _check_film(film, count)
+    watch.imported()
     clips = []
     with Riffusion(model, device=device, threads=threads) as riffusion:
-        loaded = process_age_s()
+        watch.loaded()
         for number, (request, path) in enumerate(zip(requests, paths, strict=True), 1):
             title = f"clip {number}/{count}" if count > 1 else "denoising"
-            clips.append(_make(riffusion, request, path, title, report))
+            clips.append(_make(riffusion, request, path, title, report, film))
         name, device = riffusion.manifest.name, riffusion.device
-    seconds = {
-        "start": started,
-        "import": imported - started,
-        "load": loaded - imported,
-        "total": process_age_s(),
-    }
-    report.document({"model": name, "device": device, "clips": clips, "seconds": _rounded(seconds)})
+    report.document({"model": name, "device": device, "clips": clips, "seconds": watch.seconds()})
 
 
 def _make(
-    riffusion: Riffusion, request: ClipRequest, path: Path, title: str, report: Report
+    riffusion: Riffusion, request: ClipRequest, path: Path, title: str, report: Report, film: Path | None
 ) -> dict[str, Any]:
-    from riffusion_rt.clip import Clip
+    frames: list[Image.Image] | None = None if film is None else []
+    (clip,) = watched(riffusion.iterate(request), title, report, frames)
+    if film is None or frames is None:
+        return saved(clip, path, report, _length_note(request, clip))
+    from riffusion_rt.preview_film import save_film
 
-    clip: Clip | None = None
-    with report.progress(title, "step") as advance:
-        for event in riffusion.iterate(request):
-            if isinstance(event, Clip):
-                clip = event
-            else:
-                advance(event.step, event.steps)
-    assert clip is not None
-    started = time.perf_counter()
-    audio, image = clip.save(path)
-    written = time.perf_counter() - started
-    report.line(f"{audio} and {image.name}: {clip.duration_s:.2f} s, seed {request.seed}")
-    return {
-        "audio": audio,
-        "image": image,
-        "seed": request.seed,
-        "duration_s": clip.duration_s,
-        "sample_rate": clip.sample_rate,
-        "samples": clip.samples.shape[1],
-        "request": clip.request.settings(),
-        "seconds": _rounded({**clip.timings, "write": written}),
-    }
+    save_film(film, [*frames, clip.image])
+    made = saved(clip, path, report, _length_note(request, clip))
+    report.line(f"{film}: {len(frames)} steps")
+    return {**made, "film": film}
 
 
-def _rounded(seconds: dict[str, float]) -> dict[str, float]:
-    return {stage: round(value, 3) for stage, value in seconds.items()}
+def _length_note(request: ClipRequest, clip: Clip) -> str:
+    """What a duration was rounded to, if it was."""
+    if request.duration_s is None or abs(clip.duration_s - request.duration_s) < 1 / clip.sample_rate:
+        return ""
+    reason = "whole cells of a loop" if request.loop else "whole columns"
+    return f"rounded from {request.duration_s:g} s to {reason}"
+
+
+def _check_film(film: Path | None, count: int) -> None:
+    if film is None:
+        return
+    from riffusion_rt.preview_film import check_film_suffix
+
+    check_film_suffix(film)
+    check_writable([film])
+    if count > 1:
+        raise RequestError("A film shows one clip", hint="Leave --count out, or --film")

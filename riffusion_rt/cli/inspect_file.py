@@ -24,6 +24,15 @@ _OPTIONS = {
     "seed_image": "--seed-image",
     "strength": "--strength",
     "mask": "--mask",
+    "seed_audio": "--seed-audio",
+    "duration_s": "--duration",
+    "loop": "--loop",
+    "repaint_s": "--repaint",
+    "repaint_hz": "--repaint-band",
+    "to_prompt": "--to",
+    "with_audio": "--with",
+    "alphas": "--alpha",
+    "weight": "--weight",
 }
 """What each setting of a request is called on the command line."""
 
@@ -100,14 +109,35 @@ def describe_recording(path: Path) -> dict[str, Any]:
 
 def regenerate_command(request: Mapping[str, Any], model: str) -> str:
     """The command line that makes a clip again from its request."""
-    words = ["riffusion-rt", "generate"]
-    for name, option in _OPTIONS.items():
-        value = request.get(name)
-        if value is not None and value != "":
-            words += [option, str(value)]
+    words = ["riffusion-rt", str(request.get("verb", "generate"))]
+    words += [word for name in _OPTIONS for word in _option_words(name, request.get(name))]
+    waypoints = request.get("waypoints") or []
+    for name in ("seed", "negative_prompt", "guidance", "strength", "weight"):
+        # Said for all prompts or for none, so that each value finds its prompt.
+        if any(name in point for point in waypoints):
+            words += [word for point in waypoints for word in (_OPTIONS[name], str(point.get(name, "")))]
     if model:
         words += ["--model", model]
-    return shlex.join([*words, "--", str(request.get("prompt", ""))])
+    arguments = [str(point.get("prompt", "")) for point in waypoints] or [
+        str(request[name]) for name in ("audio", "prompt") if name in request
+    ]
+    return shlex.join([*words, "--", *arguments])
+
+
+def _option_words(name: str, value: Any) -> list[str]:
+    """How one setting is said: not at all, as a flag, once, or once for each of its values."""
+    option = _OPTIONS[name]
+    if value is None or value == "" or value is False:
+        return []
+    if value is True:
+        return [option]
+    if isinstance(value, list):
+        return [word for each in value for word in (option, _range_text(each))]
+    return [option, str(value)]
+
+
+def _range_text(value: Any) -> str:
+    return "-".join(str(end) for end in value) if isinstance(value, list) else str(value)
 
 
 def _made_from(metadata: Mapping[str, str]) -> dict[str, Any]:

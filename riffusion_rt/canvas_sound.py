@@ -1,0 +1,85 @@
+"""A canvas's latents in, its picture and its unbroken sound at the loudness of a recording out, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riffusion_rt.loudness import PEAK_HEADROOM_DB, rms_dbfs
+
+if TYPE_CHECKING:
+    from riffusion_rt.canvas import Canvas
+    from riffusion_rt.open_model import OpenModel
+
+MATCHING_ROUNDS = 4
+"""Gains until cut peaks are made up for; each one comes closer by what the last one cut."""
+
+
+def picture_and_sound(
+    model: OpenModel, latents: NDArray[np.float32], canvas: Canvas, loudness: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Decode and reconstruct piece by piece.
+
+    Args:
+        model: the decoder and the spectrogram's parameters.
+        latents: (1, channels, height, canvas width), clean.
+        canvas: how many columns are wanted.
+        loudness: (columns or more,) magnitude that black stands for, column by column.
+
+    Returns:
+        Pixels (rows, columns, 3), and samples (channels, columns * hop length) of no particular level.
+    """
+    from riffusion_rt.picture_sound import joined_sound, mel_of_pixels
+    from riffusion_rt.pipeline import picture_pieces
+
+    params = model.manifest.spectrogram
+    pictures: list[NDArray[np.uint8]] = []
+
+    def mels() -> Iterator[NDArray[np.float32]]:
+        begin = 0
+        for piece in picture_pieces(model, latents, canvas):
+            pictures.append(piece)
+            end = begin + piece.shape[1]
+            yield mel_of_pixels(piece, params) * loudness[begin:end]
+            begin = end
+
+    samples = np.concatenate(list(joined_sound(mels(), params)), axis=1)
+    return np.concatenate(pictures, axis=1), samples
+
+
+def at_loudness_of(samples: NDArray[np.float32], recording: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale to the root mean square of a recording; what would leave full scale is cut, and made up for.
+
+    Args:
+        samples: (channels, n); silence stays silence.
+        recording: (channels, any); the level that is aimed at.
+    """
+    from riffusion_rt.loudness import gain_to_rms
+
+    target, ceiling = rms_dbfs(recording), 10 ** (-PEAK_HEADROOM_DB / 20)
+    if not np.isfinite(target):
+        return np.zeros_like(samples)
+    for _ in range(MATCHING_ROUNDS):
+        samples = np.clip(gain_to_rms(samples, target), -ceiling, ceiling)
+    return samples
+
+
+def as_recorded(
+    samples: NDArray[np.float32], from_rate: int, recording: NDArray[np.float32], rate: int, length: int
+) -> NDArray[np.float32]:
+    """At a recording's sample rate, in as many channels, and of exactly ``length`` samples.
+
+    Mono sound is played in all of the recording's channels.
+    """
+    from riffusion_rt.resampling import resample
+
+    at_rate = resample(samples, from_rate, rate)
+    exact = np.pad(at_rate, ((0, 0), (0, max(0, length - at_rate.shape[1]))))[:, :length]
+    channels = len(recording)
+    if len(exact) == channels:
+        return exact
+    mono = exact.mean(axis=0, keepdims=True)
+    return np.repeat(mono, channels, axis=0).astype(np.float32)
