@@ -1,0 +1,191 @@
+"""How fast is a guided UNet step on this CPU, and what does each way of making it faster cost in parity?
+
+python benchmarks/cpu_full_size.py BUNDLE                   # every way; rows in benchmarks/results/cpu_full_size.jsonl
+python benchmarks/cpu_full_size.py BUNDLE --way standard    # one of them
+
+BUNDLE holds float32 arithmetic (``riffusion-rt export CHECKPOINT -o BUNDLE --precision float32``). The peer is
+diffusers' own UNet of the same weights, eager in float32, timed by turns with ours in the same process. Parity is the
+relative L2 distance to its prediction.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from likeness import relative_l2
+from numpy.typing import NDArray
+from recording import record
+
+from riffusion_engine.graph_bytes import Graph
+from riffusion_engine.graph_rewrites import fuse_attention
+from riffusion_engine.manifest import Manifest
+from riffusion_engine.winograd import filter_minimally
+
+Feeds = dict[str, NDArray[np.float32]]
+Run = Callable[[Feeds], NDArray[np.float32]]
+
+
+def standard(graph: Graph) -> None:
+    """The bundle's graph as it is."""
+
+
+def fused(graph: Graph) -> None:
+    """Attention in ONNX Runtime's own operator."""
+    fuse_attention(graph)
+
+
+def minimal(graph: Graph) -> None:
+    """Fused, and large 3×3 convolutions by Winograd's minimal filtering."""
+    fuse_attention(graph)
+    filter_minimally(graph)
+
+
+REWRITES: dict[str, Callable[[Graph], None]] = {"standard": standard, "fused": fused, "minimal": minimal}
+OPENVINO = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
+WAYS = (*REWRITES, "standard-two-runs", "int8-matmul", *OPENVINO)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--way", "ways", multiple=True, type=click.Choice(WAYS), help="Default: all of them.")
+@click.option("--rounds", default=2, show_default=True)
+@click.option("--threads", default=0, help="0: one for each core.")
+def main(bundle: Path, ways: tuple[str, ...], rounds: int, threads: int) -> None:
+    """Time each way by turns with the peer."""
+    peer = _peer(bundle)
+    feeds = _feeds(bundle)
+    wanted = peer(feeds)
+    for way in ways or WAYS:
+        try:
+            with _opened(bundle, way, threads) as (run, load_s):
+                got = run(feeds)
+                ours_s, peer_s = [], []
+                for _ in range(rounds):
+                    for seconds, what in ((peer_s, peer), (ours_s, run)):
+                        began = time.perf_counter()
+                        what(feeds)
+                        seconds.append(time.perf_counter() - began)
+        except ImportError as error:
+            click.echo(f"{way:20s} left out: {error}")
+            continue
+        row = {
+            "way": way,
+            "times_faster": round(statistics.median(p / o for p, o in zip(peer_s, ours_s, strict=True)), 3),
+            "parity": relative_l2(got, wanted),
+            "step_s": round(statistics.median(ours_s), 3),
+            "peer_s": round(statistics.median(peer_s), 3),
+            "load_s": round(load_s, 2),
+        }
+        click.echo(
+            f"{way:20s} {row['times_faster']:5.2f}x  {row['step_s']:6.2f} s for {row['peer_s']:6.2f} s  "
+            f"parity {row['parity']:.1e}  opened in {load_s:.1f} s"
+        )
+        model = Manifest.read(bundle).name
+        record("cpu_full_size", model=model, peer="diffusers eager float32", rounds=rounds, **row)
+
+
+def _feeds(bundle: Path) -> Feeds:
+    """One guided step: two samples that differ in their prompts."""
+    manifest = Manifest.read(bundle)
+    spec = manifest.latent
+    width = manifest.graph("unet").inputs[2].shape[2]
+    draw = np.random.default_rng(0)
+    latents = draw.standard_normal((1, spec.channels, spec.height, spec.width), np.float32)
+    return {
+        "sample": np.concatenate([latents, latents]),
+        "timestep": np.full(2, 500, np.float32),
+        "encoder_hidden_states": draw.standard_normal((2, 77, int(width)), np.float32),
+    }
+
+
+def _peer(bundle: Path) -> Run:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(bundle / "unet", torch_dtype=torch.float32).eval()
+
+    def run(feeds: Feeds) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(array) for array in feeds.values()]
+            return unet(*tensors, return_dict=False)[0].numpy()
+
+    return run
+
+
+@contextmanager
+def _opened(bundle: Path, way: str, threads: int) -> Iterator[tuple[Run, float]]:
+    began = time.perf_counter()
+    path = bundle / Manifest.read(bundle).graph("unet").path
+    if way in OPENVINO:
+        yield _openvino(path, OPENVINO[way], threads), time.perf_counter() - began
+    elif way == "int8-matmul":
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(_quantized(path, Path(folder)), threads, path.parent)
+            with suppress(FileNotFoundError):
+                yield _whole(session), time.perf_counter() - began
+    else:
+        graph = Graph.read(path.read_bytes())
+        REWRITES.get(way, standard)(graph)
+        session = _session(graph.write(), threads, path.parent)
+        run = _halves(session) if way == "standard-two-runs" else _whole(session)
+        yield run, time.perf_counter() - began
+
+
+def _session(graph: Any, threads: int, weights: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_mem_reuse = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _whole(session: Any) -> Run:
+    return lambda feeds: session.run(None, feeds)[0]
+
+
+def _halves(session: Any) -> Run:
+    """Guidance as two runs of one sample rather than one run of two."""
+
+    def run(feeds: Feeds) -> NDArray[np.float32]:
+        parts = [{name: array[i : i + 1] for name, array in feeds.items()} for i in (0, 1)]
+        return np.concatenate([session.run(None, part)[0] for part in parts])
+
+    return run
+
+
+def _quantized(path: Path, folder: Path) -> str:
+    """Weights of matrix products in int8 for each column, activations quantized as they come; convolutions stay."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    made = folder / "model.onnx"
+    quantize_dynamic(
+        path, made, op_types_to_quantize=["MatMul"], per_channel=True, use_external_data_format=True
+    )
+    return str(made)
+
+
+def _openvino(path: Path, precision: str, threads: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        hints["INFERENCE_NUM_THREADS"] = str(threads)
+    compiled = core.compile_model(core.read_model(path), "CPU", hints)
+    request = compiled.create_infer_request()
+    return lambda feeds: np.array(next(iter(request.infer(feeds).values())))
+
+
+if __name__ == "__main__":
+    main()
