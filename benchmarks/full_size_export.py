@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ PRECISIONS = {"fp16": "float16", "fp32": "float32"}
 PROMPT, NEGATIVE = "funky piano", ""
 GUIDANCE, TIMESTEP, SEED = 7.0, 981.0, 1
 GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a process printed, its wall and processor time in seconds, and its peak memory in bytes."""
+
+    printed: str
+    wall_s: float
+    processor_s: float
+    peak_bytes: int
 
 
 def main() -> None:
@@ -48,13 +59,13 @@ def main() -> None:
     if not (checkpoint / "model_index.json").is_file():
         _worker("checkpoint", checkpoint)
     print(f"torch on {checkpoint} …", flush=True)
-    original, _, _ = _worker("reference", checkpoint)
+    original = _worker("reference", checkpoint)
     for short, precision in PRECISIONS.items():
         if arguments.only in (None, short):
             _measure(checkpoint, folder / f"bundle-{short}", precision, original)
 
 
-def _measure(checkpoint: Path, bundle: Path, precision: str, original: str) -> None:
+def _measure(checkpoint: Path, bundle: Path, precision: str, original: Finished) -> None:
     print(f"{bundle} …", flush=True)
     command = [
         "-m",
@@ -67,33 +78,34 @@ def _measure(checkpoint: Path, bundle: Path, precision: str, original: str) -> N
         precision,
         "--json",
     ]
-    report, wall, peak = _child(command)
-    rounded, _, _ = _worker("reference", bundle)
-    step, _, step_peak = _worker("step", bundle)
+    exported = _child(command)
+    rounded = _worker("reference", bundle)
+    step = _worker("step", bundle)
     row = {
         "case": "export",
         "precision": precision,
         "weights": "float16",
-        "export_s": round(wall, 1),
-        "export_peak_gib": round(peak / GIB, 2),
-        "bytes": json.loads(report)["bytes"],
-        "parity_of_graphs": json.loads(report)["parity"],
+        "export_s": round(exported.wall_s, 1),
+        "export_processor_s": round(exported.processor_s, 1),
+        "export_peak_gib": round(exported.peak_bytes / GIB, 2),
+        "bytes": json.loads(exported.printed)["bytes"],
+        "parity_of_graphs": json.loads(exported.printed)["parity"],
         "guided_step": {
             "to_torch_float32": _distances(step, original),
             "to_torch_float32_of_the_same_weights": _distances(step, rounded),
-            "peak_gib": round(step_peak / GIB, 2),
+            "peak_gib": round(step.peak_bytes / GIB, 2),
         },
     }
     path = record("full_size_export", **row)
     print(json.dumps(row, indent=2), f"\n→ {path}")
 
 
-def _distances(step: str, reference: str) -> dict[str, float]:
+def _distances(step: Finished, reference: Finished) -> dict[str, float]:
     import numpy as np
 
     from riffusion_export.parity import relative_l2
 
-    got, wanted = (np.load(json.loads(made)["file"]) for made in (step, reference))
+    got, wanted = (np.load(json.loads(made.printed)["file"]) for made in (step, reference))
     predictions = float(f"{relative_l2(got, wanted):.3g}")
     guided = [made[0] + GUIDANCE * (made[1] - made[0]) for made in (got, wanted)]
     return {"predictions": predictions, "guided": float(f"{relative_l2(*guided):.3g}")}
@@ -108,7 +120,7 @@ def write_checkpoint(folder: Path) -> None:
 
 
 def torch_step(folder: Path) -> None:
-    """Both noise predictions of a guided step by diffusers' UNet in float32, from a checkpoint's or bundle's weights."""
+    """Both noise predictions of a guided step by diffusers' UNet in float32, with a folder's weights."""
     import numpy as np
     import torch
 
@@ -159,12 +171,12 @@ def _inputs(folder: Path) -> tuple[Any, Any]:
     return ids, np.concatenate([noise, noise])
 
 
-def _worker(task: str, model: Path) -> tuple[str, float, int]:
+def _worker(task: str, model: Path) -> Finished:
     return _child([__file__, "--folder", ".", "--worker", task, "--model", str(model)])
 
 
-def _child(arguments: list[str]) -> tuple[str, float, int]:
-    """Run Python in a process of its own: what it printed, wall time in s, peak memory in bytes."""
+def _child(arguments: list[str]) -> Finished:
+    """Run Python in a process of its own."""
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -174,7 +186,9 @@ def _child(arguments: list[str]) -> tuple[str, float, int]:
     if child.returncode:
         sys.exit(f"{' '.join(arguments)} failed with {child.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return printed, time.perf_counter() - start, usage.ru_maxrss * unit
+    return Finished(
+        printed, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+    )
 
 
 if __name__ == "__main__":

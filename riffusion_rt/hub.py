@@ -174,7 +174,7 @@ def _fetch(hub_id: str, file: str) -> Iterator[int]:
 
     seen = _Seen()
 
-    class Silent(tqdm):  # type: ignore[type-arg]
+    class Silent(tqdm):  # type: ignore[misc]
         """Counts instead of drawing; it is where a download that is given up can be left."""
 
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from riffusion_export.lora import LoraRequest
 from riffusion_rt.cli import main
 
 
@@ -29,7 +30,7 @@ def exports(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
 
     def export_bundle(checkpoint: Path, output: Path, **options: Any) -> Iterator[bundle.ExportProgress]:
         asked.append({"checkpoint": checkpoint, **options})
-        yield bundle.ExportProgress("unet", 0.5)
+        yield bundle.ExportProgress("unet: graph", 0.5, "the unet is tired")
         shutil.copytree(toy_bundle, output)
         yield bundle.ExportProgress("done", 1.0)
 
@@ -50,17 +51,47 @@ def test_a_checkpoint_becomes_a_bundle(exports: list[dict[str, Any]], tmp_path: 
         "name": None,
         "weights": "float16",
         "precision": "float32",
+        "loras": [],
+        "like": None,
     }
 
 
 def test_options_reach_the_exporter(exports: list[dict[str, Any]], tmp_path: Path) -> None:
-    run(tmp_path, "-o", tmp_path / "b", "--name", "techno", "--precision", "float16", "--weights", "float32")
+    arguments = ("--name", "techno", "--precision", "unet=float16", "--weights", "float32")
+    loras = ("--lora", "a.safetensors:0.5", "--lora", "b.safetensors")
+    run(tmp_path, "-o", tmp_path / "b", *arguments, *loras)
     assert exports[0] | {"checkpoint": None} == {
         "checkpoint": None,
         "name": "techno",
-        "precision": "float16",
+        "precision": "unet=float16",
         "weights": "float32",
+        "loras": [LoraRequest(Path("a.safetensors"), 0.5), LoraRequest(Path("b.safetensors"), 1.0)],
+        "like": None,
     }
+
+
+def test_a_single_file_takes_its_tokenizer_from_a_folder(
+    exports: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "model.ckpt").touch()
+    run(tmp_path / "model.ckpt", "--like", tmp_path, "-o", tmp_path / "b")
+    assert (exports[0]["checkpoint"], exports[0]["like"]) == (tmp_path / "model.ckpt", tmp_path)
+
+
+def test_a_single_file_alone_asks_for_the_first_models_settings(
+    exports: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.ckpt").touch()
+    result = run(tmp_path / "model.ckpt", "-o", tmp_path / "b", code=2)
+    assert "riffusion-rt pull --settings-only riffusion/riffusion-model-v1" in result.stderr
+    assert not exports
+
+
+def test_what_the_exporter_has_to_say_is_reported(exports: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert "Note: the unet is tired\n" in run(tmp_path, "-o", tmp_path / "b").stdout
 
 
 def test_a_checkpoint_in_the_hubs_cache_keeps_its_name(

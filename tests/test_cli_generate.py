@@ -199,7 +199,7 @@ REFUSALS: dict[str, tuple[str, ...]] = {
     "Not a directory": ("-o", "file/x.wav"),
     "There is no model": ("--model", "quux"),
     "Did you mean `--model riffusion-mini": ("--model", "rifusion-mini"),
-    "hf download someone/techno": ("--model", "someone/techno"),
+    "riffusion-rt pull someone/techno": ("--model", "someone/techno"),
     "no riffusion.json": ("--model", "."),
     "absent.png does not exist": ("--seed-image", "absent.png"),
     "as a picture": ("--seed-image", "file"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ from riffusion_engine.session import open_session
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_export.bundle import ExportProgress, export_bundle
 from riffusion_export.checkpoint import (
-    V1_DEFAULTS,
+    MODEL_WEIGHTS,
     VAE_PARTS,
     checkpoint_from_bundle,
     load_autoencoder,
     load_checkpoint,
-    read_facts,
+    open_checkpoint,
 )
+from riffusion_export.component import STEPS, FinishedPart, Step, write_part
+from riffusion_export.facts import V1_DEFAULTS, read_facts
+from riffusion_export.lora import LoraRequest
 from riffusion_export.parity import relative_l2
+from riffusion_export.precision import parse_precisions
 from riffusion_export.toy import write_toy_checkpoint
 
 GRAPHS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
@@ -181,7 +185,10 @@ def test_float16_replaces_an_older_bundle_and_tells_how_far_it_is(
     progress = _export(checkpoint, output, precision="float16", name="half")
 
     assert capfd.readouterr() == ("", "")
-    assert [step.stage for step in progress] == ["weights", *GRAPHS, "hashes", "done"]
+    stages = [step.stage for step in progress]
+    assert stages[:5] == [*(f"text_encoder: {step}" for step in STEPS), "unet: weights"]
+    assert stages[-3:] == ["vocoder", "hashes", "done"]
+    assert {stage.partition(":")[0] for stage in stages[:-3]} == set(GRAPHS)
     fractions = [step.fraction for step in progress]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
@@ -198,7 +205,9 @@ def test_float16_replaces_an_older_bundle_and_tells_how_far_it_is(
         for bundle in (toy_bundle, output)
     ]
     assert vocabularies[0] == vocabularies[1]
-    for name, graph in manifest.graphs.items():
+    assert manifest.graph("vocoder").compute_dtype == "float32"
+    for name in GRAPHS:
+        graph = manifest.graph(name)
         assert graph.compute_dtype == graph.weights_dtype == "float16"
         floats = {spec.name: spec.dtype for spec in graph.inputs if spec.dtype.startswith("float")}
         assert set(floats.values()) <= {"float16", "float32"}
@@ -216,9 +225,113 @@ def test_a_graph_too_far_from_torch_is_refused_and_nothing_is_left(
 
 def test_an_export_given_up_leaves_nothing(toy_checkpoint: Path, tmp_path: Path) -> None:
     steps = export_bundle(toy_checkpoint, tmp_path / "bundle")
-    assert [next(steps).stage, next(steps).stage] == ["weights", "text_encoder"]
+    assert [next(steps).stage, next(steps).stage] == ["text_encoder: weights", "text_encoder: torch"]
     steps.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_given_up_later_goes_on_with_the_next_network(toy_checkpoint: Path, tmp_path: Path) -> None:
+    def until_the_unet(**options: Any) -> tuple[list[ExportProgress], float]:
+        steps = export_bundle(toy_checkpoint, tmp_path / "bundle", **options)
+        seen = []
+        for step in steps:
+            seen.append(step)
+            if step.stage == "unet: weights":
+                break
+        steps.close()
+        (folder,) = tmp_path.iterdir()
+        return seen, (folder / "text_encoder" / "model.onnx").stat().st_mtime
+
+    first, made = until_the_unet()
+    again, kept = until_the_unet()
+    assert (len(first), len(again)) == (5, 2)
+    assert again[0].note == "text_encoder was finished before"
+    assert kept == made
+    other, _ = until_the_unet(weights="float32")
+    assert len(other) == 5
+
+
+def test_a_network_beyond_float16_is_refused_or_stays_in_float32(checkpoint: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's CPU computes float16 graphs in float32 and overflows nowhere: activations show it."""
+    _scale_last_norm(checkpoint, 60_000)
+    with pytest.raises(ExportError, match="beyond float16") as caught:
+        _write_text_encoder(checkpoint, tmp_path, "float16")
+    assert "text_encoder=float32" in caught.value.hint
+    steps, done = _write_text_encoder(checkpoint, tmp_path, "auto")
+    assert any("computes in float32" in step.note for step in steps)
+    assert done.graphs["text_encoder"].compute_dtype == "float32"
+    assert done.graphs["text_encoder"].weights_dtype == "float16"
+
+
+def test_weights_beyond_float16_are_refused_or_kept(checkpoint: Path, tmp_path: Path) -> None:
+    _scale_last_norm(checkpoint, 1e6)
+    with pytest.raises(ExportError, match="a weight of 1000000, beyond float16") as caught:
+        _write_text_encoder(checkpoint, tmp_path, "float32")
+    assert "--weights float32" in caught.value.hint
+    _, done = _write_text_encoder(checkpoint, tmp_path, "auto")
+    assert done.graphs["text_encoder"].weights_dtype == "float32"
+
+
+def test_weights_that_are_not_numbers_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    _scale_last_norm(checkpoint, float("nan"))
+    with pytest.raises(ExportError, match="NaN or infinite"):
+        _write_text_encoder(checkpoint, tmp_path, "float32")
+
+
+def test_auto_is_float16_where_it_can_be(toy_checkpoint: Path, tmp_path: Path) -> None:
+    steps, done = _write_text_encoder(toy_checkpoint, tmp_path, "auto")
+    assert not any(step.note for step in steps)
+    assert done.graphs["text_encoder"].compute_dtype == "float16"
+
+
+def test_bfloat16_takes_and_gives_float32(toy_checkpoint: Path, tmp_path: Path) -> None:
+    _, done = _write_text_encoder(toy_checkpoint, tmp_path, "bfloat16")
+    graph = done.graphs["text_encoder"]
+    assert (graph.compute_dtype, graph.weights_dtype) == ("bfloat16", "bfloat16")
+    assert {spec.dtype for spec in graph.outputs} == {"float32"}
+    assert 1e-4 < max(graph.parity.values()) < 5e-2
+    initializers = onnx.load(tmp_path / "text_encoder" / "model.onnx").graph.initializer
+    kinds = {
+        tensor.data_type for tensor in initializers if tensor.external_data or len(tensor.raw_data) > 1024
+    }
+    assert onnx.TensorProto.BFLOAT16 in kinds
+
+
+def test_a_lora_is_fused_into_the_weights_that_are_written(toy_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    halves = {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(32, 2)}
+    save_file(halves, tmp_path / "style.safetensors")
+    steps = export_bundle(
+        toy_checkpoint, tmp_path / "bundle", loras=[LoraRequest(tmp_path / "style.safetensors", 0.5)]
+    )
+    next(step for step in steps if step.stage == "unet: weights")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    key = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    before = load_file(toy_checkpoint / "text_encoder" / "model.safetensors")[key]
+    after = load_file(folder / "text_encoder" / "model.safetensors")[key]
+    torch.testing.assert_close(after.float(), before + 1.0, atol=2e-3, rtol=0)
+    steps.close()
+
+
+def _write_text_encoder(checkpoint: Path, bundle: Path, precision: str) -> tuple[list[Step], FinishedPart]:
+    done: list[FinishedPart] = []
+
+    def writing() -> Iterator[Step]:
+        source = open_checkpoint(checkpoint)
+        done.append((yield from write_part(source, "text_encoder", bundle, parse_precisions(precision))))
+
+    return list(writing()), done[0]
+
+
+def _scale_last_norm(checkpoint: Path, scale: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = checkpoint / "text_encoder" / "model.safetensors"
+    state = load_file(path)
+    key = next(key for key in state if key.endswith("final_layer_norm.weight"))
+    save_file({**state, key: torch.full_like(state[key], scale)}, path, metadata={"format": "pt"})
 
 
 def _drop(name: str) -> Callable[[Path], None]:
@@ -277,13 +390,59 @@ def test_a_checkpoint_that_cannot_be_exported_says_why(
     damage(checkpoint)
     steps = export_bundle(checkpoint, tmp_path / "bundle")
     if said is None:  # A tokenizer.json alone is enough.
-        assert [next(steps).stage, next(steps).stage] == ["weights", "text_encoder"]
+        assert next(steps).stage == "text_encoder: weights"
         steps.close()
     else:
         with pytest.raises(ExportError, match=said) as caught:
             list(steps)
         assert "\n" not in str(caught.value)
     assert {entry.name for entry in tmp_path.iterdir()} == {"checkpoint"}
+
+
+def test_weights_may_be_halves_or_pickles(checkpoint: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    plain = checkpoint / "unet" / MODEL_WEIGHTS
+    state = load_file(plain)
+    plain.unlink()
+    halves = {key: value.half() for key, value in state.items()}
+    save_file(halves, checkpoint / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
+    loaded = open_checkpoint(checkpoint).load("unet").state_dict()
+    assert all(torch.equal(loaded[key], halves[key].float()) for key in state)
+    torch.save(state, checkpoint / "unet" / "diffusion_pytorch_model.bin")
+    loaded = open_checkpoint(checkpoint).load("unet").state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("sprung"),))
+
+
+@pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model", "text_encoder/pytorch_model"])
+def test_pickled_weights_that_hold_code_are_refused_and_not_run(
+    name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    part = name.partition("/")[0]
+    for path in (checkpoint / part).glob("*.safetensors"):
+        path.unlink()
+    torch.save({"weight": _Trap()}, checkpoint / f"{name}.bin")
+    with pytest.raises(ExportError, match=f"{part} cannot be loaded"):
+        open_checkpoint(checkpoint).load(part)
+    assert not Path("sprung").exists()
+
+
+def test_a_weight_that_is_missing_is_not_made_up(checkpoint: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for part, name in (("unet", MODEL_WEIGHTS), ("text_encoder", "model.safetensors")):
+        path = checkpoint / part / name
+        state = load_file(path)
+        state.pop(next(key for key in state if key.endswith("weight")))
+        save_file(state, path, {"format": "pt"})
+        with pytest.raises(ExportError, match=f"{part} cannot be loaded: it lacks"):
+            open_checkpoint(checkpoint).load(part)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -293,7 +452,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"weights": "int8"}, {"precision": "bfloat16"}, {"weights": "float32", "precision": "float16"}],
+    [{"weights": "int8"}, {"precision": "int8"}, {"weights": "float32", "precision": "float16"}],
 )
 def test_unknown_precisions_are_refused(
     options: dict[str, str], toy_checkpoint: Path, tmp_path: Path

@@ -10,7 +10,7 @@ import pytest
 
 from riffusion_engine.errors import ModelNotFoundError
 from riffusion_rt import models
-from riffusion_rt.models import DEFAULT_MODEL, locate_checkpoint, locate_model
+from riffusion_rt.models import DEFAULT_MODEL, locate_checkpoint, locate_model, locate_settings
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_an_exported_folder_may_take_the_short_name_of_a_hub_model() -> None:
 
 @pytest.mark.parametrize("name", ["someone/techno", "riffusion-v1"])
 def test_what_is_not_cached_is_answered_with_the_download_command(name: str) -> None:
-    assert f"hf download {models.HUB_MODELS.get(name, name)}" in _error(name).hint
+    assert f"riffusion-rt pull {models.HUB_MODELS.get(name, name)}" in _error(name).hint
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,29 @@ def test_unknown_names_are_answered_with_what_is_known(name: str) -> None:
     assert "Known are riffusion-mini, riffusion-v1" in _error(name).hint
 
 
-def test_a_checkpoint_is_a_folder(tmp_path: Path) -> None:
-    folder = _put(tmp_path / "checkpoint", "model_index.json")
-    assert locate_checkpoint(folder) == folder
-    for name in (folder / "model_index.json", tmp_path / "absent", "absent", "someone/absent", "./absent"):
+def test_a_checkpoint_is_a_folder_or_a_single_file(tmp_path: Path) -> None:
+    folder = _put(tmp_path / "checkpoint", "model_index.json", "a.safetensors", "b.ckpt")
+    for path in (folder, folder / "a.safetensors", folder / "b.ckpt"):
+        assert locate_checkpoint(path) == path
+        assert locate_checkpoint(str(path)) == path
+    for name in (
+        folder / "model_index.json",
+        tmp_path / "absent.ckpt",
+        "absent",
+        "someone/absent",
+        "./absent",
+    ):
         with pytest.raises(ModelNotFoundError):
             locate_checkpoint(name)
+
+
+def test_settings_are_a_folders_or_in_the_cache_without_weights(cache: Path, tmp_path: Path) -> None:
+    folder = _put(tmp_path / "checkpoint", "model_index.json")
+    assert locate_settings(folder) == folder
+    with pytest.raises(
+        ModelNotFoundError, match="riffusion-rt pull --settings-only riffusion/riffusion-model-v1"
+    ):
+        locate_settings("riffusion-v1")
+    snapshot = _put_in_cache(cache, "riffusion/riffusion-model-v1")
+    _put(snapshot / "tokenizer", "vocab.json")
+    assert locate_settings("riffusion-v1") == snapshot

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from riffusion_engine.errors import ExportError, RiffusionError
 from riffusion_engine.manifest import MANIFEST_NAME, LatentSpec
@@ -74,6 +76,7 @@ def open_checkpoint(folder: Path) -> Source:
         ExportError: a component is missing, or of a class that the bundle format does not cover.
     """
     _require_components(folder)
+    _require_weights(folder)
     facts = read_facts(folder)
     configs = read_configs(folder)
     geometry = geometry_of(configs, facts, folder)
@@ -98,9 +101,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     text_encoder, unet, autoencoder = (source.load(part) for part in PARTS)
     return Checkpoint(
         folder,
-        text_encoder,  # type: ignore[arg-type]
-        unet,  # type: ignore[arg-type]
-        autoencoder,  # type: ignore[arg-type]
+        text_encoder,
+        unet,
+        autoencoder,
         source.facts,
         source.geometry.latent,
     )
@@ -187,6 +190,33 @@ def _require_components(folder: Path) -> None:
         raise ExportError(
             f"{folder} is not a diffusers checkpoint: it has no tokenizer", hint=_CHECKPOINT_HINT
         )
+
+
+def _require_weights(folder: Path) -> None:
+    """Find out in no time what would otherwise end an export after minutes: weights missing or cut short."""
+    vae = VAE_PARTS if (folder / MANIFEST_NAME).is_file() else ("vae",)
+    for part in ("text_encoder", "unet", *vae):
+        stored = [path for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin")]
+        if not stored:
+            raise _damaged(folder / part, FileNotFoundError("there are no weights in it"))
+        for path in stored:
+            if path.suffix == ".safetensors" and not is_whole(path):
+                raise _damaged(folder / part, OSError(f"{path.name} is not whole"))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file has the size that its header says."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > path.stat().st_size:
+            return False
+        try:
+            header = msgspec.json.decode(file.read(length), type=dict[str, dict[str, Any]])
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (msgspec.MsgspecError, KeyError, IndexError, TypeError):
+            return False
+    return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _load_part(folder: Path, part: str) -> nn.Module:

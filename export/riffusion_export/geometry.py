@@ -79,7 +79,7 @@ def geometry_of(configs: Mapping[str, Mapping[str, Any]], facts: CheckpointFacts
 def skeleton(configs: Mapping[str, Mapping[str, Any]], part: str) -> nn.Module:
     """One network without weights: its parameters are on torch's meta device, its buffers are real."""
     with quiet():
-        from accelerate import init_empty_weights
+        from accelerate import init_empty_weights  # type: ignore[import-untyped]
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
