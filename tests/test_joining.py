@@ -60,6 +60,25 @@ def joint_stands_out(samples: np.ndarray, joint: int) -> bool:
     return bool(step or changes[around].max() > inner.max())
 
 
+def steps(samples: np.ndarray) -> np.ndarray:
+    """What sounds above 12 kHz: steps alone, in a sound whose picture ends at 10 kHz."""
+    spectrum = np.fft.rfft(samples)
+    spectrum[: 12_000 * len(samples) // PARAMS.sample_rate] = 0
+    return np.abs(np.fft.irfft(spectrum, len(samples)))
+
+
+def plucked(columns: int) -> np.ndarray:
+    """Plucked strings in a quick rhythm over noise: the inside of a clip is full of onsets."""
+    time = np.arange(columns * HOP) / PARAMS.sample_rate
+    sound = np.random.default_rng(2).standard_normal(len(time)) * 0.01
+    for number in range(int(time[-1] / 0.15)):
+        since = np.maximum(time - 0.15 * number - 0.04, 0)
+        pitch = 110 * 2 ** ((0, 7, 12, 3, 10, 15)[number % 6] / 12)
+        pluck = np.exp(-6 * since) * (1 - np.exp(-300 * since))
+        sound += pluck * sum(np.sin(2 * np.pi * pitch * h * since) / h for h in range(1, 12))
+    return 3000 * sound
+
+
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
     mel = mel_of(chords(3 * COLUMNS), 3 * COLUMNS)
@@ -91,6 +110,22 @@ def test_the_end_of_a_loop_flows_into_its_beginning(pictures: list[np.ndarray]) 
 def test_an_open_clip_played_twice_fails_the_same_test(pictures: list[np.ndarray]) -> None:
     clip = waveform_from_mel(pictures[1], PARAMS, preset="fast")[0]
     assert joint_stands_out(np.tile(clip, 2), len(clip))
+
+
+def test_among_onsets_a_joint_has_no_step_and_a_butt_joint_has() -> None:
+    mel = mel_of(plucked(2 * COLUMNS), 2 * COLUMNS)
+    halves = (mel[:, :, :COLUMNS], mel[:, :, COLUMNS:])
+    joined = np.concatenate(list(join_clips(halves, PARAMS, preset="fast")), axis=1)[0]
+    butted = np.concatenate([waveform_from_mel(half, PARAMS, preset="fast")[0] for half in halves])
+
+    def stands_out(sound: np.ndarray) -> bool:
+        found, joint = steps(sound), COLUMNS * HOP
+        edge = 10 * HOP
+        inside = np.r_[found[edge : joint - HOP], found[joint + HOP : -edge]]
+        return bool(found[joint - HOP : joint + HOP].max() > inside.max())
+
+    assert not stands_out(joined)
+    assert stands_out(butted)
 
 
 def test_joined_pictures_last_as_long_as_their_columns(joined: np.ndarray) -> None:
