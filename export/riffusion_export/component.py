@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -66,73 +67,93 @@ def write_part(
     Raises:
         ExportError: the network is damaged, does not fit its precision, or a graph strays too far from torch.
     """
-    import torch
+    from riffusion_export.graphs import plan_part
 
-    from riffusion_export.graphs import plan_part, trace_graph
-    from riffusion_export.parity import (
-        check_graph_file,
-        measure_arithmetic,
-        measure_parity,
-        torch_reference,
-    )
-
-    graphs: dict[str, Precision] = {}
-    checks = {}
-    entries: dict[str, GraphSpec] = {}
     first = next(iter(VAE_PARTS)) if part == "vae" else part
     yield Step(first, "weights")
     network = source.load(part)
     if part != "vae":
         fuse_loras(loras, part, network)
-    plans = plan_part(part, network, source.geometry)
+    plans = list(plan_part(part, network, source.geometry))
+    kept: dict[str, Precision] = {}
     for plan in plans:
-        if plan.name != first:
-            yield Step(plan.name, "weights")
         chosen = precisions[plan.name]
-        fitting = _fitting_weights(plan.name, plan.module, chosen)
-        if fitting != chosen:
+        kept[plan.name] = _fitting_weights(plan.name, plan.module, chosen)
+        if kept[plan.name] != chosen:
             yield Step(plan.name, "weights", f"{plan.name} has weights beyond float16: it stays in float32")
-        graphs[plan.name] = fitting
-        _write_weights(part, plan, network, bundle, fitting.weights)
+        _write_weights(part, plan, network, bundle, kept[plan.name].weights)
+    drawn: dict[str, _Drawn] = {}
     for plan in plans:
-        yield Step(plan.name, "torch")
-        chosen = graphs[plan.name]
-        compute = "float16" if chosen.compute == AUTO else chosen.compute
-        reference = torch_reference(plan, getattr(torch, compute))
-        if compute == "float16" and not reference.greatest <= FLOAT16_LIMIT:
-            if chosen.compute != AUTO:
-                raise _overflow(plan.name, reference.greatest)
-            compute = "float32"
-            yield Step(
-                plan.name,
-                "torch",
-                f"{plan.name} reaches {reference.greatest:.0f}, beyond float16: it computes in float32",
-            )
-            reference = torch_reference(plan, torch.float32)
-        graphs[plan.name] = Precision(compute, chosen.weights)
-        if compute == "bfloat16":
-            checks[plan.name] = measure_arithmetic(plan, reference, torch.bfloat16)
-        yield Step(plan.name, "graph")
-        model = trace_graph(plan, getattr(torch, compute))
-        entries[plan.name] = _save_graph(model, plan, bundle, graphs[plan.name])
-        del model
-        plan.module.float()
-        if compute != "bfloat16":
-            checks[plan.name] = reference  # type: ignore[assignment]
-    names = [plan.name for plan in plans]
+        drawn[plan.name] = yield from _draw(plan, bundle, kept[plan.name])
     del network, plan, plans  # Torch's copy makes room for ONNX Runtime's.
     gc.collect()
-    for name in names:
+    graphs: dict[str, GraphSpec] = {}
+    for name, graph in drawn.items():
         yield Step(name, "check")
-        path = bundle / name / GRAPH_FILE
-        if graphs[name].compute == "bfloat16":
-            check_graph_file(path)
-            parity: dict[str, float] = checks[name]
-        else:
-            parity = measure_parity(checks.pop(name), path)  # type: ignore[arg-type]
-        _judge(name, parity, graphs[name].compute, parity_limit)
-        entries[name] = msgspec.structs.replace(entries[name], parity=parity)
-    return FinishedPart(entries)
+        parity = graph.parity or _check(bundle / name / GRAPH_FILE, graph.reference)
+        _judge(name, parity, graph.spec.compute_dtype, parity_limit)
+        graphs[name] = msgspec.structs.replace(graph.spec, parity=parity)
+    return FinishedPart(graphs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A graph that was saved, and what it is to be checked against; ``parity`` where that is known already."""
+
+    spec: GraphSpec
+    reference: Any
+    parity: dict[str, float]
+
+
+def _draw(plan: Any, bundle: Path, precision: Precision) -> Generator[Step, None, _Drawn]:
+    """Trace and save one graph in a precision that it can bear."""
+    import torch
+
+    from riffusion_export.graphs import trace_graph
+    from riffusion_export.parity import check_graph_file, measure_arithmetic
+
+    yield Step(plan.name, "torch")
+    compute = "float16" if precision.compute == AUTO else precision.compute
+    reference = _finite_reference(plan, compute)
+    if compute == "float16" and reference.greatest > FLOAT16_LIMIT:
+        if precision.compute != AUTO:
+            raise _overflow(plan.name, reference.greatest)
+        yield Step(
+            plan.name,
+            "torch",
+            f"{plan.name} reaches {reference.greatest:.0f}, beyond float16: it computes in float32",
+        )
+        compute = "float32"
+        reference = _finite_reference(plan, compute)
+    yield Step(plan.name, "graph")
+    model = trace_graph(plan, getattr(torch, compute))
+    spec = _save_graph(model, plan, bundle, Precision(compute, precision.weights))
+    parity: dict[str, float] = {}
+    if compute == "bfloat16":  # ONNX Runtime's CPU has no kernels for it.
+        check_graph_file(bundle / spec.path)
+        parity = measure_arithmetic(plan, reference, torch.bfloat16)
+    plan.module.float()
+    return _Drawn(spec, reference, parity)
+
+
+def _finite_reference(plan: Any, compute: str) -> Any:
+    import torch
+
+    from riffusion_export.parity import torch_reference
+
+    reference = torch_reference(plan, getattr(torch, compute))
+    if not math.isfinite(reference.greatest):
+        raise ExportError(
+            f"The {plan.name} gives NaN or infinity in torch already",
+            hint="Copy or download the checkpoint again, or leave out the LoRA that spoils it",
+        )
+    return reference
+
+
+def _check(model: Path, reference: Any) -> dict[str, float]:
+    from riffusion_export.parity import measure_parity
+
+    return measure_parity(reference, model)
 
 
 def _fitting_weights(graph: str, module: Any, chosen: Precision) -> Precision:
