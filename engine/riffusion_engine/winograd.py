@@ -2,8 +2,7 @@
 
 ONNX Runtime's direct convolution already reaches a CPU's peak rate, so only fewer operations can be faster. Winograd's
 minimal filtering (arXiv 1509.09308) computes an m×m tile of outputs from (m + 2)×(m + 2) products instead of 9 m²: 2.25
-times fewer for m = 2, 4 times for m = 4, paid with transforms around them and with weights 16/9 or 4 times as large. It
-is all written in standard operators.
+times fewer for m = 2, 4 times for m = 4, paid with transforms around them and with weights 16/9 or 4 times as large.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_engine.graph_bytes import Attribute, Graph, Node
+from riffusion_engine.graph_rewrites import CONTRIB
 
 # The transforms of arXiv 1509.09308, sections 4.1 (m = 2) and 4.2 (m = 4), for interpolation points 0, ±1 (and ±2).
 _DATA = {
@@ -61,6 +61,8 @@ def filter_minimally(graph: Graph, least_channels: int = 256, least_cells: int =
         else:
             nodes.append(node)
     graph.nodes = nodes
+    if count:
+        graph.opsets.setdefault(CONTRIB, 1)
     return count
 
 
@@ -107,23 +109,24 @@ def _minimal(graph: Graph, node: Node, tile: int) -> list[Node]:
     def shaped(name: str, *sizes: int) -> str:
         return add("Reshape", [name, _sizes(graph, sizes)])
 
-    # Weights first, (points, outputs, inputs): all constant, so they are transformed once, when the graph is opened.
+    # Weights first, (1, points, outputs, inputs): all constant, so they are transformed once, when the graph is opened.
     taps = shaped(add("Transpose", [node.inputs[1]], perm=[2, 3, 0, 1]), 9, -1)
     spread = add("MatMul", [_table(graph, f"minimal_filter_{tile}", np.kron(kernel, kernel)), taps])
-    weight = shaped(spread, points, outputs, inputs)
+    weight = shaped(spread, 1, points, outputs, inputs)
     # Tiles overlap by two cells: a strided convolution of every plane by itself cuts and transforms them at once.
-    planes = shaped(node.inputs[0], -1, 1, height, width)
+    planes = shaped(add("Transpose", [node.inputs[0]], perm=[1, 0, 2, 3]), -1, 1, height, width)
     cut = _table(graph, f"minimal_data_{tile}", np.kron(data, data).reshape(points, 1, side, side))
     moved = add(
         "Conv", [planes, cut], strides=[tile, tile], pads=[1, 1, 1, 1], kernel_shape=[side, side], group=1
     )
-    tiles = add("Transpose", [shaped(moved, -1, inputs, points, rows * columns)], perm=[2, 1, 0, 3])
-    products = add("MatMul", [weight, shaped(tiles, points, inputs, -1)])
+    tiles = shaped(moved, inputs, -1, points, rows * columns)
+    # The product reads (inputs, batch, points, cells) as matrices of inputs by cells where they lie: nothing is moved.
+    products = add("FusedMatMul", [weight, tiles], transBatchB=1)
+    nodes[-1].domain = CONTRIB
     back = _table(graph, f"minimal_output_{tile}", np.kron(output, output))
-    cells = shaped(
-        add("MatMul", [back, shaped(products, points, -1)]), tile, tile, outputs, -1, rows, columns
-    )
-    plane = shaped(add("Transpose", [cells], perm=[3, 2, 4, 0, 5, 1]), -1, outputs, height, width)
+    cells = add("MatMul", [back, shaped(products, -1, points, outputs * rows * columns)])
+    deep = shaped(cells, -1, tile * tile * outputs, rows, columns)
+    plane = add("DepthToSpace", [deep], blocksize=tile, mode="DCR")
     bias = shaped(node.inputs[2], outputs, 1, 1)
     nodes.append(Node("Add", [plane, bias], node.outputs, name=f"{stem}_minimal"))
     return nodes
