@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from riffusion_engine.denoising_session import DenoisingSession
+from riffusion_engine.devices import probe_devices
 from riffusion_engine.errors import DeviceError, NumericsError, RequestError
 from riffusion_engine.manifest import Manifest
-from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
+from riffusion_engine.onnxruntime_session import CudaSettings, OnnxRuntimeSession
 from riffusion_engine.session import open_session
 from riffusion_rt.denoise import Guidance, Repaint, denoise
 from riffusion_rt.noise import TorchNoise
@@ -124,3 +125,24 @@ def test_a_closed_session_walks_no_more(toy_bundle: Path) -> None:
 def test_on_a_cpu_the_host_walks_unless_told_otherwise(unet: OnnxRuntimeSession) -> None:
     assert isinstance(unet, DenoisingSession)
     assert not unet.walks_on_device
+
+
+CUDA = next(report for report in probe_devices() if report.name == "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA.available, reason=f"needs ONNX Runtime on CUDA: {CUDA.reason}")
+@pytest.mark.parametrize(
+    "settings", [CudaSettings(), CudaSettings(replay=True), CudaSettings(channels_last=True)]
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gpu_walks_as_the_host_does(
+    settings: CudaSettings, fused: bool, toy_bundle: Path, unet: OnnxRuntimeSession
+) -> None:
+    expected, _ = _walk(unet, False)
+    graph = Manifest.read(toy_bundle).graph("unet")
+    with OnnxRuntimeSession(toy_bundle, graph, device="cuda", fused=fused, cuda=settings) as session:
+        assert session.walks_on_device
+        for _ in range(3):  # A captured walk is captured in the first and replayed in the others.
+            found, _ = _walk(session, True)
+            assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
