@@ -12,19 +12,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from riffusion_engine.errors import RiffusionError as RiffusionError
     from riffusion_rt.clip import Clip as Clip
+    from riffusion_rt.extend import ExtendRequest as ExtendRequest
+    from riffusion_rt.interpolation import Waypoint as Waypoint
     from riffusion_rt.pipeline import Riffusion as Riffusion
     from riffusion_rt.pipeline import StepProgress as StepProgress
+    from riffusion_rt.remix import RemixRequest as RemixRequest
     from riffusion_rt.request import ClipRequest as ClipRequest
+    from riffusion_rt.walk import WalkRequest as WalkRequest
 
 __version__ = "0.1.0"
-__all__ = ["Clip", "ClipRequest", "Riffusion", "RiffusionError", "StepProgress", "__version__"]
+__all__ = [
+    "Clip",
+    "ClipRequest",
+    "ExtendRequest",
+    "RemixRequest",
+    "Riffusion",
+    "RiffusionError",
+    "StepProgress",
+    "WalkRequest",
+    "Waypoint",
+    "__version__",
+]
 
 _HOMES = {
     "Clip": "riffusion_rt.clip",
     "ClipRequest": "riffusion_rt.request",
+    "ExtendRequest": "riffusion_rt.extend",
+    "RemixRequest": "riffusion_rt.remix",
     "Riffusion": "riffusion_rt.pipeline",
     "RiffusionError": "riffusion_engine.errors",
     "StepProgress": "riffusion_rt.pipeline",
+    "WalkRequest": "riffusion_rt.walk",
+    "Waypoint": "riffusion_rt.interpolation",
 }
 
 

@@ -32,22 +32,23 @@ def picture_and_sound(
     Returns:
         Pixels (rows, columns, 3), and samples (channels, columns * hop length) of no particular level.
     """
-    from riffusion_rt.picture_sound import joined_sound, mel_of_pixels
+    from riffusion_rt.picture_sound import joined_sound, laid_down, mel_of_pixels
     from riffusion_rt.pipeline import picture_pieces
 
     params = model.manifest.spectrogram
-    pictures: list[NDArray[np.uint8]] = []
+    pixels = np.empty((params.bands, canvas.columns, 3), np.uint8)
 
     def mels() -> Iterator[NDArray[np.float32]]:
         begin = 0
         for piece in picture_pieces(model, latents, canvas):
-            pictures.append(piece)
             end = begin + piece.shape[1]
+            pixels[:, begin:end] = piece
             yield mel_of_pixels(piece, params) * loudness[begin:end]
             begin = end
 
-    samples = np.concatenate(list(joined_sound(mels(), params)), axis=1)
-    return np.concatenate(pictures, axis=1), samples
+    return pixels, laid_down(
+        joined_sound(mels(), params), params.channels, canvas.columns * params.hop_length
+    )
 
 
 def at_loudness_of(samples: NDArray[np.float32], recording: NDArray[np.float32]) -> NDArray[np.float32]:

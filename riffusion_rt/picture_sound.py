@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from riffusion_engine.spectrogram_params import SpectrogramParams
 
-COLUMNS_AT_ONCE = 1024
-"""Wider pictures are reconstructed piece after piece, each beside the sound before it, in constant memory."""
+COLUMNS_AT_ONCE = 512
+"""Pictures wider than twice this are reconstructed piece after piece, each beside the sound before it, in constant
+memory."""
+
+SAMPLES_A_BLOCK = 2**18
 
 
 def sound_of_picture(
@@ -33,13 +36,48 @@ def sound_of_picture(
     from riffusion_rt.phase import waveform_from_mel
 
     columns = pixels.shape[1]
-    if loop or columns <= COLUMNS_AT_ONCE:
+    if loop or columns <= 2 * COLUMNS_AT_ONCE:
         return finish_clip(waveform_from_mel(mel_of_pixels(pixels, params), params, preset=preset, loop=loop))
     pieces = (
         mel_of_pixels(pixels[:, start : start + COLUMNS_AT_ONCE], params)
         for start in range(0, columns, COLUMNS_AT_ONCE)
     )
-    return finish_clip(np.concatenate(list(joined_sound(pieces, params, preset=preset)), axis=1))
+    samples = laid_down(
+        joined_sound(pieces, params, preset=preset), params.channels, columns * params.hop_length
+    )
+    return finish_long(samples)
+
+
+def laid_down(pieces: Iterable[NDArray[np.float32]], channels: int, length: int) -> NDArray[np.float32]:
+    """Pieces (channels, some) one after another as (channels, length), none of them held twice."""
+    samples = np.empty((channels, length), np.float32)
+    behind = 0
+    for piece in pieces:
+        samples[:, behind : behind + piece.shape[1]] = piece
+        behind += piece.shape[1]
+    assert behind == length
+    return samples
+
+
+def finish_long(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What ``loudness.finish_clip`` does, in place: a long sound has no room for copies in double precision.
+
+    Args:
+        samples: (channels, n), overwritten.
+
+    Returns:
+        The same array.
+    """
+    from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS
+
+    blocks = [samples[:, i : i + SAMPLES_A_BLOCK] for i in range(0, samples.shape[1], SAMPLES_A_BLOCK)]
+    power = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks) / samples.size
+    if power > 0:
+        samples *= np.float32(10 ** (TARGET_RMS_DBFS / 20) / power**0.5)
+        np.clip(samples, -1, 1, out=samples)
+        peak = max(float(np.abs(block).max()) for block in blocks)
+        samples *= np.float32(10 ** (-PEAK_HEADROOM_DB / 20) / peak)
+    return samples
 
 
 def joined_sound(

@@ -265,8 +265,14 @@ def decode_picture(
     Raises:
         NumericsError: the decoder returned NaN or infinity.
     """
-    pieces = list(picture_pieces(model, latents, canvas))
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+    spec = model.manifest.latent
+    columns = canvas.columns if canvas is not None else latents.shape[-1] * spec.vae_factor
+    pixels = np.empty((spec.height * spec.vae_factor, columns, 3), np.uint8)
+    behind = 0
+    for piece in picture_pieces(model, latents, canvas):
+        pixels[:, behind : behind + piece.shape[1]] = piece
+        behind += piece.shape[1]
+    return pixels
 
 
 def picture_pieces(
