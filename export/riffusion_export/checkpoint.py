@@ -27,6 +27,8 @@ PARTS: tuple[str, ...] = ("text_encoder", "unet", "vae")
 """The networks of a checkpoint, in the order in which they are exported."""
 
 TEXT_WEIGHTS = "model.safetensors"
+TEXT_PREFIX = "text_model."
+"""What the names of a text encoder's weights begin with in published checkpoints; transformers 5 reads both."""
 MODEL_WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE_PARTS: dict[str, tuple[str, ...]] = {
     "vae_decoder": ("decoder.", "post_quant_conv."),

@@ -16,7 +16,7 @@ import msgspec
 
 from riffusion_engine.errors import ExportError
 from riffusion_engine.manifest import GraphSpec
-from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_WEIGHTS, VAE_PARTS, Source
+from riffusion_export.checkpoint import MODEL_WEIGHTS, TEXT_PREFIX, TEXT_WEIGHTS, VAE_PARTS, Source
 from riffusion_export.lora import Lora, fuse_loras
 from riffusion_export.precision import AUTO, FLOAT16_LIMIT, Precision
 from riffusion_export.silence import quiet
@@ -27,8 +27,6 @@ PARITY_LIMITS: Mapping[str, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat1
 
 STEPS: Mapping[str, float] = {"weights": 0.15, "torch": 0.2, "graph": 0.4, "check": 0.25}
 """What is done for each graph, and its share of the time."""
-
-_TEXT_PREFIX = "text_model."
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,12 @@ def _check(model: Path, reference: Any) -> dict[str, float]:
 
 
 def _fitting_weights(graph: str, module: Any, chosen: Precision) -> Precision:
-    greatest = max(float(values.abs().max()) for values in module.parameters())
-    if not greatest < float("inf"):
+    greatest_of_each = [float(values.abs().max()) for values in module.parameters()]
+    if not all(map(math.isfinite, greatest_of_each)):
         raise ExportError(
             f"The {graph} has weights that are NaN or infinite", hint="Copy or download the checkpoint again"
         )
+    greatest = max(greatest_of_each)
     if chosen.weights != "float16" or greatest <= FLOAT16_LIMIT:
         return chosen
     if chosen.compute == AUTO:
@@ -215,7 +214,7 @@ def make_readable(folder: Path) -> None:
 
 def _published_key(part: str, key: str) -> str:
     """A text encoder's weight as published checkpoints name it: transformers 5 dropped a prefix, yet reads it."""
-    return key if part != "text_encoder" or key.startswith(_TEXT_PREFIX) else _TEXT_PREFIX + key
+    return key if part != "text_encoder" or key.startswith(TEXT_PREFIX) else TEXT_PREFIX + key
 
 
 def _declare_dtype(config: Path, dtype: str) -> None:

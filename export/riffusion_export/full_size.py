@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_export.checkpoint import TEXT_PREFIX, TEXT_WEIGHTS
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_export.companions import write_index
 from riffusion_export.facts import FACTS_FILES, V1_DEFAULTS, CheckpointFacts, facts_json
@@ -51,6 +52,7 @@ def write_full_size_checkpoint(folder: Path, seed: int = 0) -> None:
         torch.manual_seed(seed)
         # One after the other, so that only one is in memory.
         _save(CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER_CONFIG)), folder / "text_encoder")
+        _name_as_published(folder / "text_encoder" / TEXT_WEIGHTS)
         _save(AutoencoderKL(**VAE_CONFIG), folder / "vae")
         _save(UNet2DConditionModel(**UNET_CONFIG), folder / "unet")
         PNDMScheduler(**SCHEDULER_CONFIG).save_pretrained(folder / "scheduler")
@@ -69,6 +71,18 @@ def write_full_size_checkpoint(folder: Path, seed: int = 0) -> None:
 def _save(network: Any, folder: Path) -> None:
     _vary(network)
     network.save_pretrained(folder)
+
+
+def _name_as_published(weights: Path) -> None:
+    """Give a text encoder's weights the prefix that transformers 5 dropped and every published checkpoint has."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(weights)
+    save_file(
+        {f"{TEXT_PREFIX}{key.removeprefix(TEXT_PREFIX)}": value for key, value in state.items()},
+        weights,
+        {"format": "pt"},
+    )
 
 
 def _vary(network: nn.Module) -> None:
