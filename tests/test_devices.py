@@ -12,6 +12,7 @@ import pytest
 
 from riffusion_engine import devices
 from riffusion_engine.devices import DEVICES, DeviceReport, choose_device, probe_devices
+from riffusion_engine.engine_library import EngineLibrary
 from riffusion_engine.errors import DeviceError, MissingExtraError
 
 
@@ -76,10 +77,48 @@ def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     assert all(name in caught.value.hint for name in ("auto", *DEVICES))
 
 
+def _pretend_engines(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    installed: bool = True,
+    target: str | None = "sm89",
+    bindings: bool = True,
+) -> None:
+    """A machine with both TensorRT libraries or none, this GPU, and the CUDA bindings or none."""
+    monkeypatch.setattr(EngineLibrary, "find", lambda library: library.name if installed else None)
+    monkeypatch.setattr(EngineLibrary, "version", lambda library: "1.7")
+    monkeypatch.setattr(devices, "native_target", lambda: target)
+    monkeypatch.setattr(devices, "cuda_bindings_installed", lambda: bindings)
+
+
 @pytest.mark.parametrize("name", ["trt", "trt-rtx"])
-def test_a_device_without_a_session_is_refused_not_replaced(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"Device {name} is not available"):
+def test_a_device_whose_library_is_missing_is_refused_not_replaced(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_engines(monkeypatch, installed=False)
+    with pytest.raises(DeviceError, match=f"Device {name} is not available.* not installed") as caught:
         choose_device(name)
+    assert f"pip install 'riffusion-rt[{name}]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["trt", "trt-rtx"])
+def test_engines_run_where_library_gpu_and_bindings_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_engines(monkeypatch)
+    assert choose_device(name).name == name
+    _pretend_engines(monkeypatch, target=None)
+    with pytest.raises(DeviceError, match="finds no GPU"):
+        choose_device(name)
+    _pretend_engines(monkeypatch, bindings=False)
+    with pytest.raises(DeviceError, match="CUDA bindings"):
+        choose_device(name)
+
+
+def test_rtx_is_refused_on_gpus_that_it_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_engines(monkeypatch, target="sm90")
+    assert choose_device("trt").available
+    with pytest.raises(DeviceError, match="sm90") as caught:
+        choose_device("trt-rtx")
+    assert "--device trt" in caught.value.hint
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])

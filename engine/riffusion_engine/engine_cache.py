@@ -120,7 +120,8 @@ class EngineCache:
                 f"Cannot write the cache {self.folder}: {error.strerror or error}",
                 hint=f"Choose a writable folder: export {CACHE_VARIABLE}=FOLDER",
             ) from error
-        lock = FileLock(path.with_suffix(_LOCK_SUFFIX))
+        # A generator may be closed by another thread than began it.
+        lock = FileLock(path.with_suffix(_LOCK_SUFFIX), thread_local=False)
 
         def acquiring() -> Iterator[float]:
             began = time.monotonic()
@@ -197,22 +198,27 @@ class EngineCache:
             if engine.header is not None
             and not engine.fault
             and _same_graph(engine.header.recipe, wanted)
-            and not _difference(engine.header.recipe, wanted)
+            and not _differences(engine.header.recipe, wanted)
         ]
 
     def why_missing(self, wanted: EngineRecipe, bundle: Path) -> EngineError:
         """Why nothing is `usable`: what the nearest engine differs in, and the command that builds one."""
+        entries = self.entries()
         near = [
-            engine for engine in self.entries() if engine.header and _same_graph(engine.header.recipe, wanted)
+            engine.header.recipe
+            for engine in entries
+            if engine.header is not None and _same_graph(engine.header.recipe, wanted)
         ]
-        broken = [engine for engine in self.entries() if engine.header is None]
-        reasons = [_difference(engine.header.recipe, wanted) for engine in near if engine.header]
+        # What was built of other weights only is nearer than what is for another GPU as well.
+        reasons = min((_differences(other, wanted) for other in near), key=len, default=[])
         reasons += [
-            f"; {engine.fault}" for engine in broken if engine.path.name.startswith(wanted.component + "-")
+            engine.fault
+            for engine in entries
+            if engine.header is None and engine.path.name.startswith(f"{wanted.component}-")
         ]
         return EngineError(
             f"The cache {self.folder} has no engine of {wanted.component} that runs here"
-            + next(filter(None, reasons), ""),
+            + "".join(f"; {reason}" for reason in reasons[:1]),
             hint=f"Build it: {build_command(bundle, wanted)}",
         )
 
@@ -221,19 +227,21 @@ def _same_graph(other: EngineRecipe, wanted: EngineRecipe) -> bool:
     return (other.component, other.library) == (wanted.component, wanted.library)
 
 
-def _difference(other: EngineRecipe, wanted: EngineRecipe) -> str:
-    """What sets an engine of the cache apart from the one wanted, as the end of a sentence."""
-    for what, theirs, ours in (
-        ("GPU", other.target, wanted.target),
-        ("library version", other.library_version, wanted.library_version),
-        ("operating system", other.system, wanted.system),
-        ("processor", other.machine, wanted.machine),
-    ):
-        if theirs != ours:
-            return f"; there is one for another {what}: {theirs}, here is {ours}"
+def _differences(other: EngineRecipe, wanted: EngineRecipe) -> list[str]:
+    """What keeps an engine of the cache from being the one wanted, whatever its shapes."""
+    found = [
+        f"there is one for another {what}: {theirs}, here is {ours}"
+        for what, theirs, ours in (
+            ("GPU", other.target, wanted.target),
+            ("library version", other.library_version, wanted.library_version),
+            ("operating system", other.system, wanted.system),
+            ("processor", other.machine, wanted.machine),
+        )
+        if theirs != ours
+    ]
     if other.sources != wanted.sources:
-        return "; there is one of other weights, or of an earlier state of this bundle"
-    return ""
+        found.append("there is one of other weights, or of an earlier state of this bundle")
+    return found
 
 
 def _judged(path: Path, hashes: bool, installed: dict[str, str] | None) -> CachedEngine:
