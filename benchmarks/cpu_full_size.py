@@ -11,7 +11,6 @@ relative L2 distance to its prediction.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ def minimal(graph: Graph) -> None:
 
 REWRITES: dict[str, Callable[[Graph], None]] = {"standard": standard, "fused": fused, "minimal": minimal}
 OPENVINO = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
-WAYS = (*REWRITES, "standard-two-runs", "int8-matmul", *OPENVINO)
+WAYS = (*REWRITES, "standard-two-runs", *OPENVINO)
 
 
 @click.command()
@@ -127,11 +126,6 @@ def _opened(bundle: Path, way: str, threads: int) -> Iterator[tuple[Run, float]]
     path = bundle / Manifest.read(bundle).graph("unet").path
     if way in OPENVINO:
         yield _openvino(path, OPENVINO[way], threads), time.perf_counter() - began
-    elif way == "int8-matmul":
-        with tempfile.TemporaryDirectory() as folder:
-            run = _whole(_session(_quantized(path, Path(folder)), threads, Path(folder)))
-            yield run, time.perf_counter() - began
-            del run
     else:
         graph = Graph.read(path.read_bytes())
         REWRITES.get(way, standard)(graph)
@@ -164,17 +158,6 @@ def _halves(session: Any) -> Run:
         return np.concatenate([session.run(None, part)[0] for part in parts])
 
     return run
-
-
-def _quantized(path: Path, folder: Path) -> str:
-    """Weights of matrix products in int8 for each column, activations quantized as they come; convolutions stay."""
-    from onnxruntime.quantization import quantize_dynamic
-
-    made = folder / "model.onnx"
-    quantize_dynamic(
-        path, made, op_types_to_quantize=["MatMul"], per_channel=True, use_external_data_format=True
-    )
-    return str(made)
 
 
 def _openvino(path: Path, precision: str, threads: int) -> Run:
