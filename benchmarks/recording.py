@@ -20,6 +20,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "torch",
+    "tensorrt-rtx-cu13-bindings",
     "torchaudio",
     "diffusers",
 )

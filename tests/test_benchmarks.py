@@ -126,6 +126,7 @@ def test_the_suites_measure_both_sides_of_the_toy(toy_bundle: Path, tmp_path: Pa
         "vae_decoder",
         "vae_encoder",
         "clip of 2 steps",
+        "walk of 10 steps",
     }
     for row in rows:
         assert row["ours_s"]["median"] > 0

@@ -21,6 +21,8 @@ _PACKAGES = (
     "tokenizers",
     "onnxruntime",
     "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
     "torch",
     "diffusers",
 )
