@@ -66,6 +66,7 @@ def prepare(run: Path, held_out: int) -> None:
 @click.option("--everything", is_flag=True, help="All instruments, not only the promised ones.")
 @click.option("--steps", type=int)
 @click.option("--guidance", type=float)
+@click.option("--sampler")
 def judge(
     run: Path,
     model: str,
@@ -74,14 +75,17 @@ def judge(
     everything: bool,
     steps: int | None,
     guidance: float | None,
+    sampler: str | None,
 ) -> None:
     """Generate clips and let the listener name the instrument."""
     heard: dict[str, NDArray[np.uint8]] = {}
+    settings = {"steps": steps, "guidance": guidance, "sampler": sampler}
     with Riffusion(model) as riffusion:
+        defaults = riffusion.manifest.defaults
         for label in tqdm(LABELS if everything else REQUIRED, unit="prompt"):
             pictures = []
             for seed in range(first_seed, first_seed + seeds):
-                *_, clip = riffusion.iterate(ClipRequest(label, seed=seed, steps=steps, guidance=guidance))
+                *_, clip = riffusion.iterate(ClipRequest(label, seed=seed, **settings))
                 pictures.append(np.asarray(clip.image)[:, :, 0])  # type: ignore[union-attr]
             heard[label] = np.stack(pictures)
     right = _confusion(run, heard)
@@ -90,8 +94,9 @@ def judge(
         "adherence",
         model=model,
         seeds=[first_seed, first_seed + seeds - 1],
-        steps=steps or riffusion.manifest.defaults.steps,
-        guidance=guidance or riffusion.manifest.defaults.guidance,
+        sampler=sampler or defaults.sampler,
+        steps=steps or defaults.steps,
+        guidance=guidance or defaults.guidance,
         top_1=_overall(right),
         per_prompt={label: named[label] / sum(named.values()) for label, named in right.items()},
         listener_on_unheard_renders=_overall(_confusion(run, dict(np.load(run / "unheard.npz")))),

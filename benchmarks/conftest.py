@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--peer-dtype", default=None, help="float32 or float16; by default as the bundle computes."
     )
+    group.addoption(
+        "--session",
+        default="",
+        help="Switches of walks, comma-separated: fused, channels_last, replay, untuned, from_host.",
+    )
     group.addoption("--rounds", type=int, default=5, help="Rounds of each comparison.")
     group.addoption("--batches", default="1", help="Latents in a batch, comma-separated.")
     group.addoption("--steps", default="20", help="Denoising steps of whole clips, comma-separated.")

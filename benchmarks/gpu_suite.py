@@ -46,11 +46,23 @@ def main(bundle: Path | None, device: str, batches: str, limit: float, rounds: i
     model = bundle or full_size_bundle()
     started = time.monotonic()
     suite = [sys.executable, "-m", "pytest", "-q", f"--model={model}", f"--device={device}", "--suite=gpu"]
+    ways = ("", "fused", "fused,replay", "fused,channels_last,replay")
     parts = [
-        [*suite, "bench_walk.py", f"--batches={batches}", "--peer=eager", f"--rounds={rounds}"],
+        *(
+            [*suite, "bench_walk.py", "--batches=1", "--peer=eager", f"--session={way}", "--rounds=3"]
+            for way in ways
+        ),
+        [
+            *suite,
+            "bench_walk.py",
+            f"--batches={batches}",
+            "--peer=eager",
+            "--session=fused,replay",
+            "--rounds=3",
+        ],
         [*suite, "bench_clip.py", "--steps=20,50", "--peer=eager", f"--rounds={rounds}"],
         [sys.executable, "phase_vocoder_time.py", "--device", device],
-        [*suite, "bench_walk.py", "--batches=1", "--peer=compile", f"--rounds={rounds}"],
+        [*suite, "bench_walk.py", "--batches=1", "--peer=compile", "--session=fused,replay", "--rounds=3"],
         [*suite, "bench_clip.py", "--steps=20", "--peer=compile", f"--rounds={rounds}"],
         [*suite, "bench_components.py", "--peer=eager", f"--rounds={rounds}"],
     ]

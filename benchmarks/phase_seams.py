@@ -2,9 +2,10 @@
 
     python benchmarks/phase_seams.py
 
-Each picture is decoded as a loop and played twice; and cut in two, the halves joined by reconstruction across the
-boundary. Beside them what one would do otherwise: the clip with open ends played twice, and the halves decoded alone
-and butted. At the seam and everywhere inside, three detectors:
+Pictures of loops (rendered whole bars of every instrument, and what riffusion-mini draws) are decoded as loops and
+played twice. Pictures of recordings are cut in two, the halves joined by reconstruction across the boundary. Beside
+them what one would do otherwise: the loop with open ends played twice, and the halves decoded alone and butted. At the
+seam and everywhere inside, three detectors:
 
 - step: the loudest sample above 12 kHz, where no sound of a picture that ends at 10 kHz has anything but steps;
 - flux: the change of the short-time spectrum relative to its level;
@@ -33,6 +34,7 @@ PARAMS = SpectrogramParams()
 MAX_VALUE = 30e6
 GENERATED = "generated"
 PROMPTS = ("funky piano", "acoustic guitar chords", "strings", "church bells", "slap bass", "drums and bass")
+RENDER_SEED = 303
 STEP_HZ = 12_000
 FRAME, FRAME_STEP = 1024, 256
 # Samples around a seam that belong to it: half a flux frame to either side.
@@ -83,16 +85,22 @@ def seam_ratios(sound: Array, seam: int) -> dict[str, float]:
     return ratios
 
 
-def sounds(mel: Mel, preset: str) -> dict[str, tuple[Array, int]]:
-    """The four ways, each with its seam."""
-    half = mel.shape[2] // 2
-    halves = (mel[:, :, :half], mel[:, :, half:])
+def loop_sounds(mel: Mel, preset: str) -> dict[str, tuple[Array, int]]:
+    """A loop played twice, and what one gets without a circular reconstruction, each with its seam."""
     loop, line = (waveform_from_mel(mel, PARAMS, preset=preset, loop=way)[0] for way in (True, False))
-    joined = np.concatenate(list(join_clips(halves, PARAMS, preset=preset)), axis=1)[0]
-    butted = np.concatenate([waveform_from_mel(part, PARAMS, preset=preset)[0] for part in halves])
     return {
         "loop": (np.tile(loop, 2).astype(np.float64), len(loop)),
         "open clip twice": (np.tile(line, 2).astype(np.float64), len(line)),
+    }
+
+
+def joined_sounds(mel: Mel, preset: str) -> dict[str, tuple[Array, int]]:
+    """Two halves joined, and butted, each with its seam."""
+    half = mel.shape[2] // 2
+    halves = (mel[:, :, :half], mel[:, :, half:])
+    joined = np.concatenate(list(join_clips(halves, PARAMS, preset=preset)), axis=1)[0]
+    butted = np.concatenate([waveform_from_mel(part, PARAMS, preset=preset)[0] for part in halves])
+    return {
         "joined": (joined.astype(np.float64), half * HOP),
         "butted": (butted.astype(np.float64), half * HOP),
     }
@@ -105,6 +113,26 @@ def generated() -> list[tuple[str, Mel]]:
 
     with Riffusion("riffusion-mini", device="cpu") as model:
         return [(prompt, mel_from_image(model.generate(prompt).image, PARAMS)) for prompt in PROMPTS]
+
+
+def rendered() -> list[tuple[str, Mel]]:
+    """A loop of whole bars for every instrument that training renders."""
+    from PIL import Image
+
+    from riffusion_rt.spectrogram_image import mel_from_image
+    from riffusion_train.listener import LABELS
+    from riffusion_train.rendered_clips import picture_of, render_clip
+    from riffusion_train.rendering import Orchestra
+
+    orchestra = Orchestra()
+    pictures = [
+        (label, picture_of(render_clip(orchestra, RENDER_SEED, i, label=label)[0]))
+        for i, label in enumerate(LABELS)
+    ]
+    return [
+        (label, mel_from_image(Image.fromarray(picture).convert("RGB"), PARAMS))
+        for label, picture in pictures
+    ]
 
 
 def main() -> None:
@@ -123,8 +151,10 @@ def main() -> None:
         if seen[clip.kind] <= arguments.clips_a_kind:
             mels.append((clip.name, mel_of(clip.samples)))
     ratios: dict[str, list[dict[str, float]]] = {}
-    for name, mel in [*mels, *generated()]:
-        for way, (sound, seam) in sounds(mel, arguments.preset).items():
+    cases = [(name, joined_sounds(mel, arguments.preset)) for name, mel in mels]
+    cases += [(name, loop_sounds(mel, arguments.preset)) for name, mel in [*rendered(), *generated()]]
+    for name, ways in cases:
+        for way, (sound, seam) in ways.items():
             found = seam_ratios(sound, seam)
             ratios.setdefault(way, []).append(found)
             print(f"{name:28}{way:18}" + "  ".join(f"{key} {value:7.3f}" for key, value in found.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from riffusion_engine.devices import choose_device
 from riffusion_engine.engine_library import ENGINE_LIBRARIES
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.manifest import GraphSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from riffusion_engine.onnxruntime_session import CudaSettings
 
 BATCH_AXIS = "batch"
 """The axis that every tensor of a graph shares."""
@@ -55,7 +58,13 @@ class Session(Protocol):
 
 
 def open_session(
-    bundle: Path, graph: GraphSpec, *, device: str = "auto", threads: int | None = None
+    bundle: Path,
+    graph: GraphSpec,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    fused: bool = False,
+    cuda: CudaSettings | None = None,
 ) -> Session:
     """Load one graph of the folder ``bundle`` onto a device.
 
@@ -64,6 +73,8 @@ def open_session(
         graph: an entry of ``Manifest.graphs``.
         device: "auto", "cpu", "cuda", ...; a named device is honoured or refused, never replaced.
         threads: CPU threads for one run, at least 1; by default all that this process may use.
+        fused: have ONNX Runtime compute with its own operators; it pays for large models.
+        cuda: how ONNX Runtime uses a GPU.
 
     Raises:
         DeviceError: the device is unknown, absent, or did not take the graph.
@@ -83,7 +94,7 @@ def open_session(
         return TensorRTSession(bundle, graph, device=chosen.name)
     from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, graph, device=chosen.name, threads=threads)
+    return OnnxRuntimeSession(bundle, graph, device=chosen.name, threads=threads, fused=fused, cuda=cuda)
 
 
 def prepare_feeds(graph: GraphSpec, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
