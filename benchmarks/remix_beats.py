@@ -9,12 +9,16 @@ matched within 50 ms, as beat trackers are judged.
 from __future__ import annotations
 
 import tempfile
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 from recording import record
+
+STRENGTHS = (0.5, 0.75)
 
 TOLERANCE_S = 0.05
 """How far apart two onsets may be and still be one (the customary window of onset evaluation)."""
@@ -53,56 +57,77 @@ def f_measure(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 @click.command()
 @click.option("--listener", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--unheard", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--source", "sources", multiple=True, default=("electronic beats", "drums", "piano"))
-@click.option("--into", default="church bells", show_default=True)
+@click.option("--source", "sources", multiple=True, default=("electronic beats", "piano", "blues guitar"))
+@click.option("--into", "targets", multiple=True, default=("strings", "church bells", "saxophone"))
 @click.option("--takes", default=2, show_default=True, help="Recordings of each source.")
-@click.option("--steps", default=10, show_default=True)
+@click.option("--steps", default=12, show_default=True)
 @click.option("--model", default="riffusion-mini", show_default=True)
 def main(
-    listener: Path, unheard: Path, sources: tuple[str, ...], into: str, takes: int, steps: int, model: str
+    listener: Path,
+    unheard: Path,
+    sources: tuple[str, ...],
+    targets: tuple[str, ...],
+    takes: int,
+    steps: int,
+    model: str,
 ) -> None:
     """Measure, and write a row to benchmarks/results/."""
-    from PIL import Image
-
-    from riffusion_rt import Clip, Riffusion
+    from riffusion_rt import Clip, RemixRequest, Riffusion
     from riffusion_rt.audio_file import read_audio, write_audio
     from riffusion_rt.picture_sound import sound_of_picture
-    from riffusion_rt.remix import RemixRequest
     from riffusion_train.listener import LABELS, load_listener, probabilities
 
     ear, pictures = load_listener(listener), np.load(unheard)
-    beats: dict[float, list[float]] = {0.5: [], 0.75: []}
-    heard: dict[float, list[float]] = {0.0: [], 0.5: [], 0.75: []}
-    exact = True
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Riffusion(model) as riffusion:
-        for source in sources:
-            for take in range(takes):
-                pixels = np.repeat(pictures[source][take][:, :, None], 3, axis=2)
-                path = Path(folder) / "source.wav"
-                write_audio(path, sound_of_picture(pixels, riffusion.manifest.spectrogram, loop=True), 44_100)
-                recording, rate = read_audio(path)
-                heard[0.0].append(float(probabilities(ear, pixels[None, :, :, 0])[0, LABELS.index(into)]))
-                for strength, scores in beats.items():
-                    *_, clip = riffusion.remix(RemixRequest(path, into, strength=strength, steps=steps))
-                    assert isinstance(clip, Clip)
-                    exact &= clip.samples.shape == recording.shape and clip.sample_rate == rate
-                    scores.append(f_measure(onsets(clip.samples, rate), onsets(recording, rate)))
-                    drawn = np.asarray(clip.image.resize((512, 512), Image.Resampling.NEAREST))[None, :, :, 0]
-                    heard[strength].append(float(probabilities(ear, drawn)[0, LABELS.index(into)]))
-                    click.echo(
-                        f"{source} {take} at {strength}: onsets {scores[-1]:.2f}, {into} {heard[strength][-1]:.2f}"
-                    )
-    row = {
+        path = Path(folder) / "source.wav"
+        for source, take, into, strength in product(sources, range(takes), targets, STRENGTHS):
+            pixels = np.repeat(pictures[source][take][:, :, None], 3, axis=2)
+            write_audio(path, sound_of_picture(pixels, riffusion.manifest.spectrogram, loop=True), 44_100)
+            recording, rate = read_audio(path)
+            *_, clip = riffusion.remix(RemixRequest(path, into, strength=strength, steps=steps))
+            assert isinstance(clip, Clip)
+            heard = probabilities(ear, np.asarray(clip.image)[None, :, :, 0])[0]
+            before = probabilities(ear, pixels[None, :, :, 0])[0]
+            rows.append(
+                {
+                    "source": source,
+                    "into": into,
+                    "strength": strength,
+                    "exact": clip.samples.shape == recording.shape and clip.sample_rate == rate,
+                    "onsets": f_measure(onsets(clip.samples, rate), onsets(recording, rate)),
+                    "before": float(before[LABELS.index(into)]),
+                    "after": float(heard[LABELS.index(into)]),
+                    "heard_as": LABELS[heard.argmax()],
+                }
+            )
+            click.echo(rows[-1])
+    row: dict[str, Any] = {
         "model": model,
         "sources": sources,
-        "into": into,
+        "into": targets,
+        "takes": takes,
         "steps": steps,
-        "exact_length": bool(exact),
-        "onset_f_measure": {str(strength): float(np.mean(scores)) for strength, scores in beats.items()},
-        "probability_of_prompt": {
-            str(strength): float(np.mean(scores)) for strength, scores in heard.items()
-        },
     }
+    row["exact_length"] = all(each["exact"] for each in rows)
+    for strength in STRENGTHS:
+        at = [each for each in rows if each["strength"] == strength]
+        row[f"strength {strength}"] = {
+            "onset_f_measure": float(np.mean([each["onsets"] for each in at])),
+            "onset_f_by_source": {
+                source: float(np.mean([each["onsets"] for each in at if each["source"] == source]))
+                for source in sources
+            },
+            "heard_as_prompt": float(np.mean([each["heard_as"] == each["into"] for each in at])),
+            "heard_as_prompt_by_source": {
+                source: float(
+                    np.mean([each["heard_as"] == each["into"] for each in at if each["source"] == source])
+                )
+                for source in sources
+            },
+            "probability_before": float(np.mean([each["before"] for each in at])),
+            "probability_after": float(np.mean([each["after"] for each in at])),
+        }
     for name, value in row.items():
         click.echo(f"{name:22} {value}")
     record("remix_beats", **row)

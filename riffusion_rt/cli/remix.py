@@ -25,7 +25,9 @@ from riffusion_rt.cli.report import Report, reporting
 @click.option("--negative", "negative_prompt", default="", metavar="TEXT", help="What to stay away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another remix.")
 @step_options
-@click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the model's]")
+@click.option(
+    "--guidance", type=float, help="How strictly to follow the prompt.  [default: twice the model's]"
+)
 @model_options
 @reporting
 def command(
