@@ -156,8 +156,9 @@ def checkpoint_from_bundle(bundle: Path, output: Path) -> None:
     graphs = shutil.ignore_patterns("*.onnx")
     for part in ("text_encoder", "unet", "tokenizer", "scheduler"):
         shutil.copytree(bundle / part, output / part, ignore=graphs)
-    for path in [bundle / "model_index.json", *licence_files(bundle)]:
-        shutil.copy2(path, output)
+    for path in [bundle / "model_index.json", bundle / "README.md", *licence_files(bundle)]:
+        if path.is_file():
+            shutil.copy2(path, output)
     (output / FACTS_FILES[-1]).write_text(facts_json(read_facts(bundle)), encoding="utf-8")
 
 

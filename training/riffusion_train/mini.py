@@ -18,7 +18,7 @@ from riffusion_train.checkpointing import load_state
 from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
 from riffusion_train.rendered_clips import read_facts
 
-SHIPPED_SETTINGS = {"sampler": "dpm++2m", "steps": 20, "guidance": 5.0, "strength": 0.75}
+SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras", "steps": 15, "guidance": 5.0, "strength": 0.75}
 """What the model is run with when a request does not say otherwise."""
 
 LICENCE = """Creative Commons CC0 1.0 Universal
