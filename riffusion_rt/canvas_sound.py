@@ -32,19 +32,21 @@ def picture_and_sound(
     Returns:
         Pixels (rows, columns, 3), and samples (channels, columns * hop length) of no particular level.
     """
-    from riffusion_rt.picture_sound import joined_sound, laid_down, mel_of_pixels
+    from riffusion_rt.picture_sound import COLUMNS_AT_ONCE, joined_sound, laid_down, mel_of_pixels
     from riffusion_rt.pipeline import picture_pieces
 
     params = model.manifest.spectrogram
     pixels = np.empty((params.bands, canvas.columns, 3), np.uint8)
 
     def mels() -> Iterator[NDArray[np.float32]]:
-        begin = 0
+        sounded = drawn = 0
         for piece in picture_pieces(model, latents, canvas):
-            end = begin + piece.shape[1]
-            pixels[:, begin:end] = piece
-            yield mel_of_pixels(piece, params) * loudness[begin:end]
-            begin = end
+            pixels[:, drawn : drawn + piece.shape[1]] = piece
+            drawn += piece.shape[1]
+            # Every push reconstructs the columns held back once more: many small ones would be mostly that.
+            if drawn - sounded >= COLUMNS_AT_ONCE or drawn == canvas.columns:
+                yield mel_of_pixels(pixels[:, sounded:drawn], params) * loudness[sounded:drawn]
+                sounded = drawn
 
     return pixels, laid_down(
         joined_sound(mels(), params), params.channels, canvas.columns * params.hop_length
