@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -109,6 +110,13 @@ class ClipJoiner:
                 np.concatenate([channel.waiting.mel, target.mel]),
             )
         return self._advance(_HELD_OVERLAPS * self._grid.overlap)
+
+    def twin(self) -> ClipJoiner:
+        """Another joiner that goes on from here by itself, so that what follows may be tried and given up."""
+        other = copy.copy(self)
+        # Pushes replace a channel's arrays and never write into them.
+        other._channels = [copy.copy(channel) for channel in self._channels]
+        return other
 
     def finish(self) -> NDArray[np.float32]:
         """The samples still held back; after it all pushes together have given ``columns * hop``."""

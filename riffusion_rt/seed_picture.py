@@ -38,13 +38,15 @@ class Drawing:
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """The picture itself, read where a path was given.
+    """The picture itself, read where a path, or the name of one of the package's seed images, was given.
 
     Raises:
         ImageFileError: it cannot be read.
     """
+    from riffusion_rt.seed_image_set import seed_image_path
     from riffusion_rt.spectrogram_image import load_image
 
+    picture = seed_image_path(picture)
     return load_image(Path(picture)) if isinstance(picture, str | Path) else picture
 
 

@@ -21,6 +21,8 @@ _VERBS = MappingProxyType(
         "interpolate": "interpolate",
         "remix": "remix",
         "extend": "extend",
+        "stream": "stream",
+        "seed-images": "seed_images",
         "encode": "encode",
         "decode": "decode",
         "inspect": "inspect_file",

@@ -12,6 +12,7 @@ from riffusion_rt.cli.destination import check_writable, clip_paths
 from riffusion_rt.cli.making import Stopwatch, saved, watched
 from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
+from riffusion_rt.cli.seed_images import SEED_IMAGE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +35,9 @@ MAX_COUNT = 9999
 @click.option("--loop", is_flag=True, help="The end meets the start, in the picture too.")
 @step_options
 @click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the model's]")
-@click.option("--seed-image", type=FILE, metavar="FILE", help="A picture to start from.")
+@click.option(
+    "--seed-image", type=SEED_IMAGE, metavar="NAME|FILE", help="A picture to start from. `help` lists names."
+)
 @click.option("--seed-audio", type=FILE, metavar="FILE", help="A recording to start from.")
 @click.option("--strength", type=float, help="How far to go from the seed image, 0 to 1.")
 @click.option(

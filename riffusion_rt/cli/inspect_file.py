@@ -33,6 +33,9 @@ _OPTIONS = {
     "with_audio": "--with",
     "alphas": "--alpha",
     "weight": "--weight",
+    "clips_a_seed": "--wander",
+    "glide": "--glide",
+    "then": "--then",
 }
 """What each setting of a request is called on the command line."""
 
@@ -119,7 +122,7 @@ def regenerate_command(request: Mapping[str, Any], model: str) -> str:
     if model:
         words += ["--model", model]
     arguments = [str(point.get("prompt", "")) for point in waypoints] or [
-        str(request[name]) for name in ("audio", "prompt") if name in request
+        str(request[name]) for name in ("audio", "prompt", "plan") if name in request
     ]
     return shlex.join([*words, "--", *arguments])
 
@@ -137,6 +140,8 @@ def _option_words(name: str, value: Any) -> list[str]:
 
 
 def _range_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value.get('prompt')}@{value.get('at_s')}s"
     return "-".join(str(end) for end in value) if isinstance(value, list) else str(value)
 
 

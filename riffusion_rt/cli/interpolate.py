@@ -13,6 +13,7 @@ from riffusion_rt.cli.destination import check_writable, clip_paths, slug
 from riffusion_rt.cli.making import Stopwatch, saved, watched
 from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
+from riffusion_rt.cli.seed_images import SEED_IMAGE
 
 if TYPE_CHECKING:
     from riffusion_rt.interpolation import Waypoint
@@ -37,7 +38,12 @@ EACH = "once for all prompts, or once for each"
     "--alpha", type=float, multiple=True, help="A place from 0 to 1, instead of a curve. Repeatable."
 )
 @step_options
-@click.option("--seed-image", type=FILE, metavar="FILE", help="A picture that all clips start from.")
+@click.option(
+    "--seed-image",
+    type=SEED_IMAGE,
+    metavar="NAME|FILE",
+    help="A picture that all clips start from. `help` lists names.",
+)
 @click.option("--seed-audio", type=FILE, metavar="FILE", help="A recording that all clips start from.")
 @click.option("--mask", type=FILE, metavar="FILE", help="Where the seed image may change: white changes.")
 @click.option("--separate", is_flag=True, help="A file for every clip: NAME-0001 and on.")

@@ -1,0 +1,110 @@
+"""How long drawing takes in, how many steps the next clip may take out, so that no block comes after its time.
+
+Time is asked of a clock that the caller may replace: nothing here knows real time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+LEAST_STEPS = 4
+"""Fewer are not planned, only fallen back to in the middle of a clip: pictures are mush below it."""
+
+SAFETY = 0.8
+"""Share of the time to a deadline that a clip is planned to take: a busy moment may use the rest."""
+
+FORGETTING = 0.3
+"""How much of a quicker clip is believed at once; a slower one is believed wholly."""
+
+
+class AudioClock(Protocol):
+    """Seconds that pass as sound plays."""
+
+    def now(self) -> float:
+        """Seconds since any moment."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
+
+class WallClock:
+    """Real time."""
+
+    def now(self) -> float:
+        """Seconds since any moment."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(max(seconds, 0.0))
+
+
+class Pace:
+    """Keeps a live stream ahead of what is heard, by no more than its look-ahead.
+
+    The first block starts the playing. A block that comes late lets the listener wait, and all that follows moves.
+    """
+
+    def __init__(self, steps: int, clip_s: float, look_ahead_s: float, clock: AudioClock) -> None:
+        """
+        Args:
+            steps: wanted for every clip.
+            clip_s: seconds that a clip plays.
+            look_ahead_s: how long before its time a block is handed out at the earliest.
+            clock: what sound is played by.
+        """
+        self.wanted_steps = steps
+        self._clip_s = clip_s
+        self._look_ahead_s = look_ahead_s
+        self._clock = clock
+        self._origin: float | None = None
+        self._step_s = 0.0
+        self._rest_s = 0.0
+
+    @property
+    def played_s(self) -> float:
+        """Seconds of the stream that have been heard."""
+        return 0.0 if self._origin is None else self._clock.now() - self._origin
+
+    def now(self) -> float:
+        """The clock's time."""
+        return self._clock.now()
+
+    def wait_for(self, start_s: float) -> None:
+        """Return when a block that starts at ``start_s`` of the stream may be made: a look-ahead before its time."""
+        early = start_s - self._look_ahead_s - self.played_s
+        if self._origin is not None and early > 0:
+            self._clock.wait(early)
+
+    def steps_for(self, start_s: float) -> int:
+        """Steps that a clip can take which must be heard from ``start_s`` on."""
+        if self._origin is None or self._step_s <= 0:
+            return self.wanted_steps
+        room = SAFETY * min(start_s - self.played_s, self._clip_s) - self._rest_s
+        return max(min(LEAST_STEPS, self.wanted_steps), min(self.wanted_steps, int(room / self._step_s)))
+
+    def must_stop(self, start_s: float, step_s: float) -> bool:
+        """Whether another step of ``step_s``, and what follows the steps, would come too late for ``start_s``."""
+        if self._origin is None:
+            return False
+        return self.played_s + max(step_s, self._step_s) + self._rest_s > start_s
+
+    def drew(self, steps: int, denoise_s: float, rest_s: float) -> None:
+        """Learn from a clip: what its steps took, and all else together."""
+        self._step_s = _believed(self._step_s, denoise_s / steps)
+        self._rest_s = _believed(self._rest_s, rest_s)
+
+    def delivered(self, start_s: float) -> float:
+        """A block that starts at ``start_s`` is handed out now: the seconds by which it is late, 0 if it is not."""
+        if self._origin is None:
+            self._origin = self._clock.now() - start_s
+        late = max(0.0, self.played_s - start_s)
+        self._origin += late
+        return late
+
+
+def _believed(before: float, found: float) -> float:
+    return found if found >= before else (1 - FORGETTING) * before + FORGETTING * found
