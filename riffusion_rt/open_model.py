@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from riffusion_engine.session import Session
     from riffusion_rt.noise_schedule import NoiseSchedule
     from riffusion_rt.tokenizer import PromptTokenizer
+    from riffusion_rt.vocoder import Vocoder
 
 CACHED_PROMPTS = 64
 
@@ -83,6 +84,13 @@ class OpenModel:
 
         path = self.bundle / "scheduler" / "scheduler_config.json"
         return NoiseSchedule.from_config(json.loads(path.read_text()))
+
+    @cached_property
+    def vocoder(self) -> Vocoder:
+        """From pictures to sound: the bundle's graph where a GPU runs it, else the numpy form."""
+        from riffusion_rt.vocoder import choose_vocoder
+
+        return choose_vocoder(self.manifest, self.device, self.session)
 
     def close(self) -> None:
         """Release the graphs. The object cannot be used afterwards."""

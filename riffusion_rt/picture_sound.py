@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from riffusion_engine.spectrogram_params import SpectrogramParams
+    from riffusion_rt.vocoder import Vocoder
 
 COLUMNS_AT_ONCE = 512
 """Pictures wider than twice this are reconstructed piece after piece, each beside the sound before it, in constant
@@ -19,7 +20,12 @@ SAMPLES_A_BLOCK = 2**18
 
 
 def sound_of_picture(
-    pixels: NDArray[np.uint8], params: SpectrogramParams, *, loop: bool, preset: str = "balanced"
+    pixels: NDArray[np.uint8],
+    params: SpectrogramParams,
+    *,
+    loop: bool,
+    preset: str = "balanced",
+    vocoder: Vocoder | None = None,
 ) -> NDArray[np.float32]:
     """Reconstruct phases and set the loudness.
 
@@ -28,16 +34,18 @@ def sound_of_picture(
         params: how picture and sound belong together.
         loop: the last column is followed by the first one; then the whole width is one reconstruction.
         preset: how much work the phase loop does.
+        vocoder: what reconstructs a picture that is not too wide; by default the numpy form, at ``preset``.
 
     Returns:
         float32 (channels, columns * hop length) in ±1.
     """
     from riffusion_rt.loudness import finish_clip
-    from riffusion_rt.phase import waveform_from_mel
+    from riffusion_rt.vocoder import Vocoder
 
     columns = pixels.shape[1]
     if loop or columns <= 2 * COLUMNS_AT_ONCE:
-        return finish_clip(waveform_from_mel(mel_of_pixels(pixels, params), params, preset=preset, loop=loop))
+        vocoder = vocoder or Vocoder(params, preset=preset)
+        return finish_clip(vocoder.waveforms(pixels[None], loop=loop)[0])
     pieces = (
         mel_of_pixels(pixels[:, start : start + COLUMNS_AT_ONCE], params)
         for start in range(0, columns, COLUMNS_AT_ONCE)

@@ -193,7 +193,7 @@ def iterate_clip(model: OpenModel, request: ClipRequest) -> Iterator[StepProgres
     clock.lap("decode")
     # A clip of the model's own width has always been played as a circle, whether it was drawn as one or not.
     loops = request.loop or request.duration_s is None
-    samples = sound_of_picture(pixels, manifest.spectrogram, loop=loops)
+    samples = sound_of_picture(pixels, manifest.spectrogram, loop=loops, vocoder=model.vocoder)
     clock.lap("phase")
     yield finished_clip(model, request, pixels, samples, clock)
 

@@ -158,7 +158,7 @@ def iterate_walk(
         for index, alpha in enumerate(each.alphas):
             pixels = decode_picture(model, latents[index : index + 1])
             clock.lap("decode")
-            samples = sound_of_picture(pixels, model.manifest.spectrogram, loop=True)
+            samples = sound_of_picture(pixels, model.manifest.spectrogram, loop=True, vocoder=model.vocoder)
             clock.lap("phase")
             alone = dataclasses.replace(request, alphas=(alpha,))
             yield finished_clip(model, alone, pixels, samples, clock)
