@@ -11,8 +11,10 @@ seam and everywhere inside, three detectors:
 - flux: the change of the short-time spectrum relative to its level;
 - jump: the distance from a sample to the next.
 
-A seam is seamless if none of them exceeds the greatest value inside the clip. A row with counts and ratios (seam to the
-greatest inside; at most 1 is within the range) goes to ``benchmarks/results/phase.jsonl``.
+A seam is seamless if none of them exceeds the greatest value inside the clip, or inside the same picture reconstructed
+with that moment in its middle (a loop turned by half, a recording undivided): an onset may well fall on a seam. A row
+with counts and ratios (seam to the greatest inside; at most 1 is within the range) goes to
+``benchmarks/results/phase.jsonl``.
 """
 
 from __future__ import annotations
@@ -74,36 +76,41 @@ def detectors(sound: Array) -> dict[str, Array]:
     return {**found, "flux": flux}
 
 
-def seam_ratios(sound: Array, seam: int) -> dict[str, float]:
-    """Each detector at the seam over its greatest value inside."""
-    ratios = {}
+def seam_ratios(sound: Array, seam: int, unbroken: Array) -> dict[str, float]:
+    """Each detector at the seam over its greatest value inside, or inside the ``unbroken`` sound of that moment."""
+    ratios, inside = {}, detectors(unbroken)
     for name, values in detectors(sound).items():
         centres = FRAME_STEP * np.arange(len(values)) + FRAME // 2
         edge = (centres < 2 * FRAME) | (centres > len(sound) - 2 * FRAME)
         near = np.abs(centres - seam) <= REACH + FRAME_STEP
-        ratios[name] = float(values[near].max() / max(values[~near & ~edge].max(), 1e-12))
+        own, other = values[~near & ~edge].max(), inside[name][8:-8].max()
+        ratios[name] = float(values[near].max() / max(own, other, 1e-12))
     return ratios
 
 
-def loop_sounds(mel: Mel, preset: str) -> dict[str, tuple[Array, int]]:
-    """A loop played twice, and what one gets without a circular reconstruction, each with its seam."""
+def loop_sounds(mel: Mel, preset: str) -> tuple[dict[str, tuple[Array, int]], Array]:
+    """A loop played twice, and what one gets without a circular reconstruction, each with its seam; and it turned."""
     loop, line = (waveform_from_mel(mel, PARAMS, preset=preset, loop=way)[0] for way in (True, False))
-    return {
+    turned = waveform_from_mel(np.roll(mel, mel.shape[2] // 2, axis=2), PARAMS, preset=preset, loop=True)[0]
+    ways = {
         "loop": (np.tile(loop, 2).astype(np.float64), len(loop)),
         "open clip twice": (np.tile(line, 2).astype(np.float64), len(line)),
     }
+    return ways, turned.astype(np.float64)
 
 
-def joined_sounds(mel: Mel, preset: str) -> dict[str, tuple[Array, int]]:
-    """Two halves joined, and butted, each with its seam."""
+def joined_sounds(mel: Mel, preset: str) -> tuple[dict[str, tuple[Array, int]], Array]:
+    """Two halves joined, and butted, each with its seam; and the whole."""
+    whole = waveform_from_mel(mel, PARAMS, preset=preset)[0]
     half = mel.shape[2] // 2
     halves = (mel[:, :, :half], mel[:, :, half:])
     joined = np.concatenate(list(join_clips(halves, PARAMS, preset=preset)), axis=1)[0]
     butted = np.concatenate([waveform_from_mel(part, PARAMS, preset=preset)[0] for part in halves])
-    return {
+    ways = {
         "joined": (joined.astype(np.float64), half * HOP),
         "butted": (butted.astype(np.float64), half * HOP),
     }
+    return ways, whole.astype(np.float64)
 
 
 def generated() -> list[tuple[str, Mel]]:
@@ -153,9 +160,9 @@ def main() -> None:
     ratios: dict[str, list[dict[str, float]]] = {}
     cases = [(name, joined_sounds(mel, arguments.preset)) for name, mel in mels]
     cases += [(name, loop_sounds(mel, arguments.preset)) for name, mel in [*rendered(), *generated()]]
-    for name, ways in cases:
+    for name, (ways, unbroken) in cases:
         for way, (sound, seam) in ways.items():
-            found = seam_ratios(sound, seam)
+            found = seam_ratios(sound, seam, unbroken)
             ratios.setdefault(way, []).append(found)
             print(f"{name:28}{way:18}" + "  ".join(f"{key} {value:7.3f}" for key, value in found.items()))
     summary = {
