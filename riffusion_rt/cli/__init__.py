@@ -22,6 +22,7 @@ _VERBS = MappingProxyType(
         "remix": "remix",
         "extend": "extend",
         "stream": "stream",
+        "song": "song",
         "seed-images": "seed_images",
         "encode": "encode",
         "decode": "decode",
