@@ -160,7 +160,7 @@ def _opened(
         file = stack.enter_context(sample_file(path, stream.channels, stream.rate))
         return file, file.end
     if output == STDOUT:
-        pipe = click.get_binary_stream("stdout")
+        pipe = sys.stdout.buffer
         return PipeOutput(pipe, stream.channels, stream.rate, wav=form == "wav"), None
     return stack.enter_context(Speakers(stream.channels, stream.rate)), None
 
