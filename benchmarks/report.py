@@ -103,7 +103,9 @@ def cold_start_table() -> str:
     lines = [
         f"**From the command to the files**, {row['model']} on {row['machine']}: {row['wall_s']:.2f} s for "
         f"{row['clip_s']:.2f} s of sound (median of {row['runs']} whole processes; "
-        + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in row["stages_s"].items())
+        + ", ".join(
+            f"{stage} {seconds:.2f}" for stage, seconds in row["stages_s"].items() if stage != "total"
+        )
         + "). Again: `python benchmarks/cold_start.py`"
         for row in newest(rows("cold_start"), "machine", "model")
     ]
@@ -112,27 +114,26 @@ def cold_start_table() -> str:
 
 def phase_table() -> str:
     """The phase stage beside torchaudio."""
-    summaries = [row for row in rows("phase") if "summary" in row and row["summary"].get("clips", 0) >= 40]
+    summaries = [row for row in rows("phase") if row.get("benchmark") == "phase summary"]
     if not summaries:
         return ""
     row = summaries[-1]
-    total = row["summary"]
     lines = [
-        f"**Phase reconstruction**, {total['clips']} clips of {total['kinds']} kinds on {row['processor']}, "
-        f"{row['cores']} cores, beside torchaudio {row['torchaudio']} (InverseMelScale + GriffinLim(32)). "
-        "dB: spectral convergence against the recording, lower is better. Again: `python benchmarks/phase_compare.py`",
+        f"**Phase reconstruction**, {row['clips']} clips of {row['kinds']} kinds on {row['machine']}, beside "
+        f"torchaudio {row['versions']['torchaudio']} (InverseMelScale + GriffinLim(32)); spectral convergence, "
+        "log-spectral distance and Zimtohrli against the recording, lower is better. Again: "
+        "`python benchmarks/phase_compare.py`",
         "",
-        "| preset | time | times faster | dB | gain in dB | worst clip's gain |",
+        "| quality | time | times faster | convergence (worst clip's gain) | log-spectral distance | Zimtohrli |",
         "|---|---|---|---|---|---|",
     ]
-    for name, entry in total.items():
-        if isinstance(entry, dict):
-            likeness = entry["source_db"]
-            lines.append(
-                f"| {name} | {_seconds(entry['time_s']['median'])} | {entry['time_s']['times_less']:.1f}× | "
-                f"{likeness['mean']:.2f} | {likeness['mean_gain']:+.2f} | {likeness['worst_gain']:+.2f} "
-                f"({likeness['worst_clip']}) |"
-            )
+    for name in ("torchaudio", *row["presets"]):
+        entry = row[name]
+        lines.append(
+            f"| {name} | {_seconds(entry['time_s']['median'])} | {entry['time_s']['times_less']:.1f}× | "
+            f"{entry['source_db']['mean']:.2f} dB ({entry['source_db']['worst_gain']:+.2f}) | "
+            f"{entry['lsd_db']['mean']:.3f} dB | {entry['zimtohrli']['mean']:.4f} |"
+        )
     return "\n".join(lines)
 
 
