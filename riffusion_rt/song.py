@@ -146,10 +146,11 @@ def iterate_song(model: OpenModel, plan: SongPlan) -> Iterator[SongProgress | So
             yield progress
         columns = slice(bar.half * voice.grid.columns, (bar.half + 1) * voice.grid.columns)
         pixels = pictures[bar.clip][:, columns]
-        if bar.within == 0 or bar.clip != bars[number - 1].clip:
-            voice.begin_clip(_played(bars, number, pictures))
+        if not voice.has_bars:
+            run = _played(bars, number, pictures)
+            voice.begin_clip(run, last=number + len(run) == len(bars))
         start = voice.samples
-        samples = voice.sing(pixels, last=number == len(bars) - 1)
+        samples = voice.sing()
         yield SongBlock(samples, start, number, len(bars), bar.section, bar.within == 0, pixels)
         if last_use[bar.clip] == number:
             del pictures[bar.clip]
@@ -166,25 +167,29 @@ class _Voice:
         self._params = model.manifest.spectrogram
         self._joiner = ClipJoiner(self._params)
         self._leveller = ClipLeveller(self._params.sample_rate)
+        self._waiting: list[NDArray[np.float32]] = []
         self._bars = 0
         self._gain_db = 0.0
         self._dynamics = dynamics(plan, self.grid)
 
-    def begin_clip(self, pixels: NDArray[np.uint8]) -> None:
-        """Find the gain of a clip of which these columns are played."""
+    @property
+    def has_bars(self) -> bool:
+        """Whether bars of the clip that was begun are still to come."""
+        return bool(self._waiting)
+
+    def begin_clip(self, bars: Sequence[NDArray[np.uint8]], *, last: bool) -> None:
+        """Reconstruct the bars of a clip that are played one after another, and find its gain."""
         from riffusion_rt.picture_sound import mel_of_pixels
 
-        heard = self._joiner.twin().push(mel_of_pixels(pixels, self._params))
-        joint = self._bars * self.grid.bar_samples - self.samples
-        self._gain_db = self._leveller.gain_db(heard[:, joint:])
-
-    def sing(self, pixels: NDArray[np.uint8], *, last: bool) -> NDArray[np.float32]:
-        """The next bar's samples."""
-        from riffusion_rt.picture_sound import mel_of_pixels
-
-        sound = self._joiner.push(mel_of_pixels(pixels, self._params))
+        self._waiting = [self._joiner.push(mel_of_pixels(pixels, self._params)) for pixels in bars]
         if last:
-            sound = np.concatenate([sound, self._joiner.finish()], axis=1)
+            self._waiting[-1] = np.concatenate([self._waiting[-1], self._joiner.finish()], axis=1)
+        joint = self._bars * self.grid.bar_samples - self.samples
+        self._gain_db = self._leveller.gain_db(np.concatenate(self._waiting, axis=1)[:, joint:])
+
+    def sing(self) -> NDArray[np.float32]:
+        """The next bar's samples."""
+        sound = self._waiting.pop(0)
         joint = self._bars * self.grid.bar_samples - self.samples
         level = self._leveller.apply(sound, self._gain_db, joint)
         times = np.arange(self.samples, self.samples + sound.shape[1])
@@ -257,15 +262,15 @@ def _place(plan: SongPlan, section: Section, seed: int) -> Place:
 
 def _played(
     bars: Sequence[SongBar], number: int, pictures: dict[ClipPlan, NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """The columns of a clip that are played from a bar on, before another clip comes."""
+) -> list[NDArray[np.uint8]]:
+    """The bars of a clip that are played from a bar on, before another clip comes or it comes again."""
     clip, half = bars[number].clip, bars[number].half
     picture = pictures[clip]
     bar = picture.shape[1] // BARS_A_CLIP
     both = (
         number + 1 < len(bars) and half == 0 and bars[number + 1].clip == clip and bars[number + 1].half == 1
     )
-    return picture[:, half * bar : (half + 1 + both) * bar]
+    return [picture[:, each * bar : (each + 1) * bar] for each in range(half, half + 1 + both)]
 
 
 def _drawn_clips(

@@ -68,7 +68,7 @@ class SongPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A name or a picture's path that gives all sections one beat; an empty text goes without."""
     strength: Share = 0.92
     """How far sections go from the seed image: its beat stays, its sound does not (at 0.85 strings become marimbas)."""
-    movement: Share = 0.45
+    movement: Share = 0.6
     """How far the clips of a section depart from its first one."""
     transition: Annotated[int, msgspec.Meta(ge=0, le=MAX_BARS)] = 1
     """Bars at the end of a section that walk over to the next one."""

@@ -137,6 +137,11 @@ class Stream:
         self._clips = self._bars = self._start = self._first_of_clip = 0
         self._last_note = ""
 
+    @property
+    def played_s(self) -> float:
+        """Seconds of a live stream that have been heard."""
+        return self._pace.played_s
+
     def steer(
         self, prompt: str, *, glide: int | None = None, seed: int | None = None, at_s: float | None = None
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def test_a_steer_is_heard_from_the_next_bar_even_in_the_middle_of_a_clip(riffusi
     whole = riffusion.generate("drums", steps=1)
     np.testing.assert_array_equal(second.pixels, np.asarray(whole.image)[:, 32:])
     assert second.start == BAR - HELD
+
+
+def test_a_steer_changes_nothing_before_its_bar_and_all_after_it(riffusion: Riffusion) -> None:
+    request = StreamRequest("bells", steps=2, duration_s=1.92)
+    _, plain = played(Stream(riffusion.model, request, live=False))
+    steered = replace(request, then=(Steer("drums", 1, seed=5, at_s=0.96),))
+    _, sound = played(Stream(riffusion.model, steered, live=False))
+    differs = np.flatnonzero(np.abs(sound - plain)[0] > 1e-4)
+    # Frames are 100 ms wide: those before the joint that hold the new bar's sound may change with it.
+    assert 3 * BAR - HELD <= differs[0] < 3 * BAR + 4410
+    assert np.abs(sound - plain)[0, 3 * BAR :].mean() > 0.1 * np.abs(plain).mean()
 
 
 def test_a_glide_goes_evenly_and_from_wherever_the_stream_is(riffusion: Riffusion) -> None:
