@@ -14,7 +14,7 @@ from riffusion_rt.bar_grid import BARS_A_CLIP, BarGrid
 from riffusion_rt.levelling import ClipLeveller
 from riffusion_rt.place_drawing import Place, PlaceDrawer, mixed_place
 from riffusion_rt.stream_pace import AudioClock, Pace, WallClock
-from riffusion_rt.stream_request import Steer, StreamRequest, read_mix
+from riffusion_rt.stream_request import LOOK_AHEAD_CLIPS, Steer, StreamRequest, read_mix
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +124,7 @@ class Stream:
         """What the stream was steered to so far, with the seconds at which it was heard."""
         self._params = manifest.spectrogram
         self._drawer = PlaceDrawer(model, request.as_clip())
-        look_ahead = self.grid.clip_s if request.look_ahead_s is None else request.look_ahead_s
+        look_ahead = request.look_ahead_s or LOOK_AHEAD_CLIPS * self.grid.clip_s
         self._pace = Pace(self._drawer.steps, self.grid.clip_s, look_ahead, clock or WallClock())
         self._live = live
         self._joiner = ClipJoiner(self._params)
@@ -170,7 +170,7 @@ class Stream:
             start_s = self._bars * self.grid.bar_s
             left = None if columns is None else columns - self._bars * self.grid.columns
             if self._live:
-                self._pace.wait_for(self._start / self.rate)
+                self._pace.wait_for(start_s)
             yield self._next_bar(start_s, left)
 
     def finish(self) -> NDArray[np.float32]:

@@ -90,7 +90,8 @@ class Pace:
         """Whether another step of ``step_s``, and what follows the steps, would come too late for ``start_s``."""
         if self._origin is None:
             return False
-        return self.played_s + max(step_s, self._step_s) + self._rest_s > start_s
+        needed = max(step_s, self._step_s) + self._rest_s / SAFETY
+        return self.played_s + needed > start_s
 
     def drew(self, steps: int, denoise_s: float, rest_s: float) -> None:
         """Learn from a clip: what its steps took, and all else together."""

@@ -23,6 +23,9 @@ CLIPS_A_SEED = 4
 GLIDE_CLIPS = 2
 """Clips to another prompt: half-way is heard at once, and it has arrived five seconds later."""
 
+LOOK_AHEAD_CLIPS = 1.5
+"""Of a live stream, by default: a clip may take as long as it plays, and half of that again in a busy moment."""
+
 MAX_GLIDE = 100
 MAX_PROMPTS = 16
 MAX_LOOK_AHEAD_S = 600.0
@@ -139,7 +142,8 @@ class StreamRequest:
     duration_s: float | None = None
     """Where to end; None is never."""
     look_ahead_s: float | None = None
-    """How long before it is heard a bar is made; None is one clip. Steers wait for it, slow machines need it."""
+    """How long before it is heard a bar is made; None is a clip and a half. Steers wait for it, and busy machines
+    live on it."""
     then: tuple[Steer, ...] = ()
     """Steers that are known beforehand."""
 

@@ -63,7 +63,7 @@ STDOUT = "-"
     "look_ahead_s",
     type=float,
     metavar="SECONDS",
-    help="Made before heard.  [default: a clip]",
+    help="Made before heard.  [default: 1.5 clips]",
 )
 @click.option(
     "--live/--no-live",
