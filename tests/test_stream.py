@@ -173,7 +173,7 @@ def test_a_slow_machine_takes_fewer_steps_and_is_not_late(riffusion: Riffusion) 
     recovered = list(islice(blocks, 14))
     assert all(block.late_s == 0 for block in [*fast, *slow, *recovered])
     assert {block.steps for block in fast} == {20}
-    assert max(block.steps for block in slow) <= 6
+    assert max(block.steps for block in slow) <= 10
     assert any("too slow for 20 steps" in block.note for block in slow)
     assert recovered[-1].steps == 20
     assert any(block.note == "back to 20 steps" for block in recovered)
