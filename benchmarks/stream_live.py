@@ -99,6 +99,8 @@ def loudness_steps(sound: NDArray[np.float32], clip: int, rate: int) -> tuple[fl
 
         levels, by = [loudness_lufs(piece[None], rate) for piece in pieces], "riffusion-rt"
     steps = np.abs(np.diff(levels))
+    at = int(np.argmax(steps))
+    click.echo(f"clips {at} and {at + 1}: {levels[at]:.2f} and {levels[at + 1]:.2f} LUFS")
     return float(steps.max()), float(steps.mean()), by
 
 
