@@ -54,6 +54,17 @@ class Value:
     shape: tuple[int | str, ...]
 
 
+@dataclass(frozen=True)
+class ExternalTensor:
+    """An initializer whose bytes lie in another file: which, relative to the graph's, and where in it."""
+
+    location: str
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
 @dataclass
 class Graph:
     """A graph and the operator sets it was written in, from domain to version."""
@@ -86,6 +97,20 @@ class Graph:
                 f"The graph cannot be read: {error}",
                 hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
             ) from error
+
+    def take_external(self) -> dict[str, ExternalTensor]:
+        """Make inputs of the initializers that lie in other files; returns where each of them lies."""
+        taken: dict[str, ExternalTensor] = {}
+        kept: list[_Field] = []
+        for entry in self._carried:
+            found = _read_external(entry[2]) if entry[0] == 5 else None
+            if found is None:
+                kept.append(entry)
+            else:
+                taken[found[0]] = found[1]
+        self._carried = kept
+        self.inputs.extend(Value(name, tensor.dtype, tensor.shape) for name, tensor in taken.items())
+        return taken
 
     def write(self) -> bytes:
         """The ONNX file's bytes."""
@@ -207,8 +232,33 @@ def _read_size(data: memoryview) -> int | str:
 
 
 def _read_tensor(data: memoryview) -> tuple[str, tuple[int, ...], NDArray[Any] | None]:
+    name, dims, dtype = _tensor_head(data)
+    raw = None
+    for number, _, value in _fields(data):
+        if number == 9:
+            raw = value
+    array = None if raw is None or dtype is None else np.frombuffer(raw, dtype).reshape(dims)
+    return name, dims, array
+
+
+def _read_external(data: memoryview) -> tuple[str, ExternalTensor] | None:
+    """Name and place of a tensor; None where its bytes are in the graph's own file, or its type is not known here."""
+    name, dims, dtype = _tensor_head(data)
+    place: dict[str, str] = {}
+    for number, _, value in _fields(data):
+        if number == 13:
+            pair = {part: text for part, _, text in _fields(value)}
+            place[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
+    if dtype is None or not {"location", "length"} <= place.keys():
+        return None
+    where = place["location"], int(place.get("offset", "0")), int(place["length"])
+    return name, ExternalTensor(*where, dtype, dims)
+
+
+def _tensor_head(data: memoryview) -> tuple[str, tuple[int, ...], str | None]:
+    """A tensor's name, shape and type, None for one that is not known here."""
     dims: list[int] = []
-    name, kind, raw = "", 0, None
+    name, kind = "", 0
     for number, wire, value in _fields(data):
         if number == 1:
             dims.extend([value] if wire == _VARINT else _varints(value))
@@ -216,11 +266,7 @@ def _read_tensor(data: memoryview) -> tuple[str, tuple[int, ...], NDArray[Any] |
             kind = value
         elif number == 8:
             name = _text(value)
-        elif number == 9:
-            raw = value
-    dtype = next((name for name, number in ELEMENT_TYPES.items() if number == kind), None)
-    array = None if raw is None or dtype is None else np.frombuffer(raw, dtype).reshape(dims)
-    return name, tuple(dims), array
+    return name, tuple(dims), next((each for each, code in ELEMENT_TYPES.items() if code == kind), None)
 
 
 def _fields(data: memoryview) -> Iterator[_Field]:

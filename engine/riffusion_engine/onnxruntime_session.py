@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from riffusion_engine.closing import Closing
 from riffusion_engine.devices import import_onnxruntime
 from riffusion_engine.errors import BundleError, DeviceError
 from riffusion_engine.manifest import GraphSpec
+from riffusion_engine.mapped_weights import map_weights
 from riffusion_engine.session import prepare_feeds
 
 if TYPE_CHECKING:
     from riffusion_engine.denoising_session import WalkPlan
     from riffusion_engine.device_walk import BoundBuffers, OnnxRuntimeWalk
+    from riffusion_engine.graph_bytes import Graph
 
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device name to the provider that must stand first in the session."""
@@ -40,9 +42,11 @@ class CudaSettings:
     """Let the provider lay convolutions out as (batch, height, width, channels), which tensor cores want."""
     tune_convolutions: bool = True
     """Try cuDNN's algorithms when a shape is first seen, rather than take its first guess."""
+    frugal: bool = False
+    """Reserve what is asked for rather than the next power of two, and give cuDNN's algorithms small workspaces."""
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Closing):
     """A graph in ONNX Runtime. See ``riffusion_engine.session.Session`` for the promises.
 
     A UNet's is also a ``riffusion_engine.denoising_session.DenoisingSession``.
@@ -57,13 +61,18 @@ class OnnxRuntimeSession:
         threads: int | None = None,
         fused: bool = False,
         cuda: CudaSettings | None = None,
+        rewrite: Callable[[Graph], Graph] | None = None,
+        low_memory: bool = False,
     ) -> None:
         """Load ``graph`` of the folder ``bundle`` onto ``device`` ("cpu" or "cuda").
 
         ``fused`` rewrites it to ONNX Runtime's own operators where the device has kernels for them
         (``riffusion_engine.graph_rewrites``), and on a CPU large convolutions to fewer multiplications
         (``riffusion_engine.winograd``); what it computes stays the same to rounding. It pays at the size of Stable
-        Diffusion; it takes longer to open and more memory.
+        Diffusion; it takes longer to open and more memory. ``rewrite`` makes another graph of the file's first, which
+        must take and give what ``graph`` says. ``low_memory`` leaves a CPU's weights in their files
+        (``riffusion_engine.mapped_weights``) and takes no more of a GPU than is used; it is for a
+        graph by itself: not with ``fused`` or ``rewrite``.
 
         Raises:
             BundleError: the graph or its weights are missing or damaged.
@@ -73,15 +82,20 @@ class OnnxRuntimeSession:
         provider = PROVIDERS[device]
         path = bundle / graph.path
         if not path.is_file():
-            raise BundleError(
-                f"{graph.path} is missing from bundle {bundle}",
-                hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
-            )
+            raise _missing(bundle, graph)
         self._graph, self._device, self._threads = graph, device, threads
-        self._cuda = cuda or CudaSettings()
+        self._cuda = cuda or CudaSettings(tune_convolutions=not low_memory, frugal=low_memory)
         self._walks: dict[tuple[object, ...], BoundBuffers] = {}
-        source = _fused_graph(path, device) if fused else path
-        self._session = _create(source, provider, threads, self._cuda, weights=path.parent)
+        self._mapped: dict[str, NDArray[Any]] = {}
+        mapped = low_memory and device == "cpu"
+        source: Path | bytes = path
+        if mapped:
+            source, self._mapped = map_weights(path)
+        elif fused or rewrite:
+            source = _rewritten(path, device, rewrite, fused=fused)
+        self._session = _create(
+            source, provider, threads, self._cuda, weights=path.parent, late_conversions=mapped
+        )
         active = self._session.get_providers()
         if active[0] != provider:
             raise DeviceError(
@@ -107,7 +121,9 @@ class OnnxRuntimeSession:
         prepared = prepare_feeds(self._graph, feeds)
         session = self._opened()
         try:
-            outputs = session.run(self._output_names, prepared, self._run_options(_NOT_CAPTURED))
+            outputs = session.run(
+                self._output_names, {**prepared, **self._mapped}, self._run_options(_NOT_CAPTURED)
+            )
         except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
             raise self._failed(error) from error
         return {name: np.asarray(output) for name, output in zip(self._output_names, outputs, strict=True)}
@@ -146,14 +162,7 @@ class OnnxRuntimeSession:
         """Give the device's memory back."""
         self._session = None
         self._walks.clear()
-
-    def __enter__(self) -> OnnxRuntimeSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._mapped = {}
 
     def _opened(self) -> Any:
         if self._session is None:
@@ -189,7 +198,7 @@ class OnnxRuntimeSession:
     def _check_interface(self) -> None:
         declared = ([spec.name for spec in self._graph.inputs], self._output_names)
         found = (
-            [value.name for value in self._session.get_inputs()],
+            [value.name for value in self._session.get_inputs() if value.name not in self._mapped],
             [value.name for value in self._session.get_outputs()],
         )
         if set(declared[0]) != set(found[0]) or not set(declared[1]) <= set(found[1]):
@@ -208,17 +217,39 @@ def _default_threads() -> int:
     return 0
 
 
-def _fused_graph(path: Path, device: str) -> bytes:
+def read_graph(bundle: Path, graph: GraphSpec) -> bytes:
+    """A graph's file.
+
+    Raises:
+        BundleError: it is missing.
+    """
+    path = bundle / graph.path
+    if not path.is_file():
+        raise _missing(bundle, graph)
+    return path.read_bytes()
+
+
+def _missing(bundle: Path, graph: GraphSpec) -> BundleError:
+    return BundleError(
+        f"{graph.path} is missing from bundle {bundle}",
+        hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
+    )
+
+
+def _rewritten(path: Path, device: str, rewrite: Callable[[Graph], Graph] | None, *, fused: bool) -> bytes:
     from riffusion_engine.graph_bytes import Graph
     from riffusion_engine.graph_rewrites import fuse_attention, fuse_group_norms
     from riffusion_engine.winograd import filter_minimally
 
     graph = Graph.read(path.read_bytes())
-    fuse_attention(graph)
-    if device == "cuda":
-        fuse_group_norms(graph)
-    else:
-        filter_minimally(graph)
+    if rewrite is not None:
+        graph = rewrite(graph)
+    if fused:
+        fuse_attention(graph)
+        if device == "cuda":
+            fuse_group_norms(graph)
+        else:
+            filter_minimally(graph)
     return graph.write()
 
 
@@ -228,8 +259,13 @@ def _create(
     threads: int | None,
     cuda: CudaSettings,
     weights: Path | None = None,
+    *,
+    late_conversions: bool = False,
 ) -> Any:
-    """Open a file, or the bytes of a graph whose weights lie in files of the folder ``weights``."""
+    """Open a file, or the bytes of a graph whose weights lie in files of the folder ``weights``.
+
+    ``late_conversions`` converts each of the weights that are fed right before the node that needs it.
+    """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -238,6 +274,11 @@ def _create(
     # The planner that shares buffers between values takes quadratic time: it was two thirds of what it took to open a
     # UNet of 2,000 nodes. Without it runs are as fast and take no more memory: the arena recycles freed buffers.
     options.enable_mem_reuse = False
+    if late_conversions:
+        # In the ordinary order most weights of a UNet are converted before its first layer runs, and wait.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        # A plan of one run's memory is a second copy of it: the arena keeps both.
+        options.enable_mem_pattern = False
     if weights is not None and isinstance(graph, bytes):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     try:
@@ -266,6 +307,8 @@ def _provider_list(provider: str, cuda: CudaSettings) -> list[Any]:
             "prefer_nhwc": str(int(cuda.channels_last)),
             "cudnn_conv_algo_search": "EXHAUSTIVE" if cuda.tune_convolutions else "HEURISTIC",
         }
+        if cuda.frugal:
+            options |= {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_use_max_workspace": "0"}
         return [(provider, options)]
     return [provider]
 

@@ -64,7 +64,9 @@ def open_session(
     device: str = "auto",
     threads: int | None = None,
     fused: bool = False,
+    reuse: int = 1,
     cuda: CudaSettings | None = None,
+    low_memory: bool = False,
 ) -> Session:
     """Load one graph of the folder ``bundle`` onto a device.
 
@@ -74,27 +76,48 @@ def open_session(
         device: "auto", "cpu", "cuda", ...; a named device is honoured or refused, never replaced.
         threads: CPU threads for one run, at least 1; by default all that this process may use.
         fused: have ONNX Runtime compute with its own operators; it pays for large models.
+        reuse: a UNet's deep features are computed at every ``reuse``-th step of a walk, 1 to 10; see
+            ``riffusion_engine.reusing_session``.
         cuda: how ONNX Runtime uses a GPU.
+        low_memory: have ONNX Runtime leave weights in their files. Not with ``fused`` or ``reuse``.
 
     Raises:
         DeviceError: the device is unknown, absent, or did not take the graph.
         MissingExtraError: the package that runs graphs there is not installed.
         BundleError: the graph's files are missing or damaged.
         EngineError: a device that runs engines has none of this graph; the hint is the command that builds it.
-        RequestError: ``threads`` is below 1.
+        RequestError: ``threads`` or ``reuse`` is out of range.
     """
     if threads is not None and threads < 1:
         raise RequestError(
             f"threads must be at least 1, not {threads}", hint="Leave --threads out to use all cores"
         )
     chosen = choose_device(device)
+    if reuse != 1:
+        from riffusion_engine.reusing_session import ReusingSession
+
+        return ReusingSession(
+            bundle, graph, device=chosen.name, every=reuse, threads=threads, fused=fused, cuda=cuda
+        )
     if chosen.name in ENGINE_LIBRARIES:
         from riffusion_engine.tensorrt_session import TensorRTSession
 
         return TensorRTSession(bundle, graph, device=chosen.name)
+    if chosen.name == "openvino":
+        from riffusion_engine.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(bundle, graph, threads=threads)
     from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, graph, device=chosen.name, threads=threads, fused=fused, cuda=cuda)
+    return OnnxRuntimeSession(
+        bundle,
+        graph,
+        device=chosen.name,
+        threads=threads,
+        fused=fused,
+        cuda=cuda,
+        low_memory=low_memory,
+    )
 
 
 def prepare_feeds(graph: GraphSpec, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from riffusion_engine.closing import Closing
 from riffusion_engine.device_memory import DeviceMemory
 from riffusion_engine.engine_cache import CachedEngine, EngineCache
 from riffusion_engine.engine_header import build_command, map_plan, require_current, require_usable
@@ -26,7 +26,7 @@ from riffusion_engine.session import BATCH_AXIS, BROADCAST_SUFFIX, prepare_feeds
 from riffusion_engine.whole_file import whole_file
 
 
-class TensorRTSession:
+class TensorRTSession(Closing):
     """A graph in TensorRT or TensorRT-RTX. See ``riffusion_engine.session.Session`` for the promises.
 
     An engine serves the batches that it was built for and no others. Several engines of one graph may be in the cache;
@@ -103,14 +103,6 @@ class TensorRTSession:
             engine.close()
         if memory is not None:
             memory.close()
-
-    def __enter__(self) -> TensorRTSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _serving(self, shapes: Shapes) -> tuple[CachedEngine, int]:
         """The engine, loaded ones first, and its profile for inputs of these shapes."""

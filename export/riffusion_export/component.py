@@ -184,9 +184,16 @@ def _write_weights(part: str, plan: Any, network: Any, bundle: Path, weights: st
         config = bundle / "vae" if part == "vae" else folder
         if part == "text_encoder":
             network.config.save_pretrained(folder)
-            _declare_dtype(folder / "config.json", "float32")
+            # Have transformers compute in float32, however weights are stored; both names that it has for that.
+            _restate(
+                folder / "config.json",
+                dtype="float32",
+                torch_dtype="float32",
+                architectures=["CLIPTextModel"],
+            )
         else:
             network.save_config(config)
+            _restate(config / "config.json")
         if part == "vae":
             folder.mkdir()
             shutil.copy2(config / "config.json", folder)
@@ -217,11 +224,10 @@ def _published_key(part: str, key: str) -> str:
     return key if part != "text_encoder" or key.startswith(TEXT_PREFIX) else TEXT_PREFIX + key
 
 
-def _declare_dtype(config: Path, dtype: str) -> None:
-    """Have transformers compute in ``dtype``, however the weights are stored; both names that it has for that."""
-    stated = json.loads(config.read_text(encoding="utf-8"))
-    stated["dtype"] = stated["torch_dtype"] = dtype
-    stated["architectures"] = ["CLIPTextModel"]
+def _restate(config: Path, **changes: Any) -> None:
+    """Change what a network's configuration says, and leave out where on this machine it was loaded from."""
+    stated = json.loads(config.read_text(encoding="utf-8")) | changes
+    stated.pop("_name_or_path", None)
     config.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
