@@ -26,21 +26,23 @@ def main() -> None:
 @main.command()
 @RUN
 @click.option("--count", default=4000, show_default=True, help="Clips to render.")
+@click.option("--duos", default=1500, show_default=True, help="Duos to mix of them.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--soundfont", type=click.Path(path_type=Path), default=None, help="An .sf2 or .sf3 file.")
-@click.option("--folder", default="clips", show_default=True, help="Folder of the data set inside the run.")
-def render(run: Path, count: int, seed: int, processes: int, soundfont: Path | None, folder: str) -> None:
-    """Render captioned clips from openly licensed instruments."""
+def render(run: Path, count: int, duos: int, seed: int, processes: int, soundfont: Path | None) -> None:
+    """Make the data set: captioned clips of openly licensed instruments, and duos mixed of them."""
+    from riffusion_train.duos import mix_duos
     from riffusion_train.rendered_clips import render_dataset
     from riffusion_train.rendering import DEBIAN_SOUNDFONT
 
-    steps = render_dataset(
-        run / folder, count, seed=seed, soundfont=soundfont or DEBIAN_SOUNDFONT, processes=processes
+    rendered = render_dataset(
+        run / "clips", count, seed=seed, soundfont=soundfont or DEBIAN_SOUNDFONT, processes=processes
     )
-    with tqdm(total=count, unit="clip") as bar:
-        for done in steps:
-            bar.update(done - bar.n)
+    for total, steps in ((count, rendered), (duos, mix_duos(run, duos, seed=seed))):
+        with tqdm(total=total, unit="clip") as bar:
+            for done in steps:
+                bar.update(done - bar.n)
 
 
 @main.command()
@@ -58,7 +60,7 @@ def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
 
 @main.command()
 @RUN
-@click.option("--minutes", default=45.0, show_default=True, help="Wall time to train.")
+@click.option("--minutes", default=150.0, show_default=True, help="Wall time to train.")
 @click.option("--steps", type=int, help="Batches to train instead.")
 def denoiser(run: Path, minutes: float, steps: int | None) -> None:
     """Train the UNet and the text encoder on the autoencoder's latents."""
@@ -67,16 +69,62 @@ def denoiser(run: Path, minutes: float, steps: int | None) -> None:
     _show(train_denoiser(run, DenoiserRecipe(minutes=minutes, steps=steps)), "loss")
 
 
+@main.command(name="few-steps")
+@RUN
+@click.option("--minutes", default=45.0, show_default=True, help="Wall time to train.")
+@click.option("--steps", type=int, help="Batches to train instead.")
+@click.option("--guidance", default=5.0, show_default=True, help="That the student plays as if it had.")
+def few_steps(run: Path, minutes: float, steps: int | None, guidance: float) -> None:
+    """Distil the UNet into one that needs four to eight steps and no guidance."""
+    from riffusion_train.few_steps import FewStepsRecipe, train_few_steps
+
+    _show(train_few_steps(run, FewStepsRecipe(minutes=minutes, steps=steps, guidance=guidance)), "loss")
+
+
+@main.command()
+@RUN
+@click.option("--few-steps", "few", is_flag=True, help="Take the distilled UNet, and settings that suit it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
+)
+def assemble(run: Path, few: bool, output: Path) -> None:
+    """Gather the trained parts into a diffusers checkpoint."""
+    from riffusion_train.mini import assemble_checkpoint
+
+    click.echo(assemble_checkpoint(run, output, few_steps=few))
+
+
 @main.command()
 @RUN
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
 )
-def assemble(run: Path, output: Path) -> None:
-    """Gather the trained parts into a diffusers checkpoint."""
-    from riffusion_train.mini import assemble_checkpoint
+@click.pass_context
+def everything(context: click.Context, run: Path, output: Path) -> None:
+    """All of it, from the data set to the checkpoint: some three hours of two cores."""
+    for stage in (render, autoencoder, denoiser):
+        context.invoke(stage, run=run)
+    context.invoke(assemble, run=run, output=output)
 
-    click.echo(assemble_checkpoint(run, output))
+
+@main.command()
+@RUN
+@click.option("--few-steps", "few", is_flag=True, help="The distilled UNet is the one that was judged.")
+@click.option(
+    "--figures",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Rows of benchmarks/mini_evaluation.py; the last one counts.",
+)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def card(run: Path, few: bool, figures: Path, bundle: Path) -> None:
+    """Write the figures that the model was judged by into the card of its exported BUNDLE."""
+    import json
+
+    from riffusion_train.mini import write_card
+
+    row = json.loads(figures.read_text(encoding="utf-8").splitlines()[-1])
+    click.echo(write_card(run, bundle, row, few_steps=few))
 
 
 def _show(reports: Iterable[Any], measure: str) -> None:

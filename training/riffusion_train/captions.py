@@ -26,7 +26,7 @@ def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode:
     joiner = str(rng.choice([" and ", " with ", " and "]))
     words = joiner.join(subjects)
     front: list[str] = []
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         front.append(_pick(rng, TEMPO_WORDS[beats]))
     if rng.random() < 0.25 and all(part.instrument.feel not in UNTUNED_FEELS for part in parts):
         front.append(_pick(rng, MOOD_WORDS[mode]))

@@ -11,7 +11,7 @@ TEMPO_WORDS: dict[int, tuple[str, ...]] = {
     6: ("slow", "slow", "relaxed"),
     8: ("medium tempo", "mid-tempo", "steady"),
     10: ("fast", "upbeat", "quick"),
-    12: ("very fast", "fast", "energetic"),
+    12: ("very fast", "very fast", "energetic"),
 }
 
 MOOD_WORDS: dict[str, tuple[str, ...]] = {
@@ -208,3 +208,12 @@ INSTRUMENTS: tuple[Instrument, ...] = (
 def by_label(label: str) -> Instrument:
     """The instrument of that label; KeyError if there is none."""
     return {instrument.label: instrument for instrument in INSTRUMENTS}[label]
+
+
+UNTUNED = frozenset({"electronic beats", "drums", "typewriter taps"})
+"""Labels of instruments without pitch, which go with every other."""
+
+HELD_OUT_PAIRS = frozenset(
+    {frozenset({"church bells", "electronic beats"}), frozenset({"flute", "typewriter taps"})}
+)
+"""Pairs that a model never learns together, so that it can be asked for what it has not heard."""

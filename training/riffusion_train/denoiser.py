@@ -6,22 +6,20 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from numpy.typing import NDArray
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
-from riffusion_train.autoencoder import TrainingProgress, encode_pictures, share_done, warm_cosine
+from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosine
 from riffusion_train.checkpointing import load_state, save_state
-from riffusion_train.cpu_group_norm import quicken_group_norms
-from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts
+from riffusion_train.clip_draws import ClipDraws
 
 TEXT_WIDTH = 256
 VOCABULARY = 1_200
@@ -102,12 +100,11 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iterator[TrainingProgress]:
-    """Train on ``run/clips`` as encoded by ``run/vae``; resume; leave the models and the tokenizer in ``run``."""
+    """Train on the clips and duos of ``run`` as its ``vae`` encodes them; resume; leave models and tokenizer there."""
     torch.manual_seed(recipe.seed)
-    facts = read_facts(run / "clips")
-    latents = cached_latents(run, len(facts))
+    clips = ClipDraws.of_run(run)
     if not (run / "tokenizer" / "vocab.json").exists():
-        write_clip_tokenizer(run / "tokenizer", [f.caption for f in facts], VOCABULARY)
+        write_clip_tokenizer(run / "tokenizer", [f.caption for f in clips.facts], VOCABULARY)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     model = PromptedUNet(build_unet(), build_text_encoder(tokenizer))
     average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -117,19 +114,24 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     state = load_state(run / "denoiser.pt", model=model, average=average, optimizer=optimizer)
     step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
-    tokens = _token_ids(tokenizer, facts)
-    empty = _token_ids(tokenizer, [ClipFacts("", (), 8, "major")])[0]
     rng = np.random.default_rng([recipe.seed, step])
     started, running = time.monotonic() - spent, math.nan
+
+    def save() -> None:
+        now = time.monotonic() - started
+        save_state(
+            run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=now
+        )
+        _save(average, run)
+
     while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=200)
-        chosen = rng.integers(len(facts), size=recipe.batch)
-        clean = torch.from_numpy(
-            np.stack([roll_by_beats(rng, latents[i], facts[i].beats) for i in chosen])
-        ).float()
-        ids = tokens[chosen].clone()
-        ids[torch.from_numpy(rng.random(recipe.batch) < recipe.empty_caption_share)] = empty
+        clean, captions = clips.draw(rng, recipe.batch)
+        untold = rng.random(recipe.batch) < recipe.empty_caption_share
+        ids = token_ids(
+            tokenizer, ["" if none else each for none, each in zip(untold, captions, strict=True)]
+        )
         # One random offset for the whole batch: every batch covers all noise levels evenly, which steadies the loss.
         spread = (np.arange(recipe.batch) + rng.random()) / recipe.batch
         timesteps = torch.from_numpy((spread * len(alphas)).astype(np.int64))
@@ -152,49 +154,15 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         if step % 20 == 0:
             yield TrainingProgress(step, done, value, running)
         if step % 200 == 0:
-            spent = time.monotonic() - started
-            save_state(
-                run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=spent
-            )
-            _save(average, run)
-    _save(average, run)
+            save()
+    save()
 
 
-def roll_by_beats(rng: np.random.Generator, latent: NDArray[np.floating], beats: int) -> NDArray[np.floating]:
-    """Roll a latent (c, h, w) in time by a random whole number of beats that is a whole number of latent columns.
-
-    Beats stay on the grid that every clip of that tempo shares, so that walks between clips stay on the beat.
-    """
-    width = latent.shape[-1]
-    laps = math.gcd(beats, width)
-    return np.roll(latent, int(rng.integers(laps)) * (width // laps), axis=-1)
-
-
-def cached_latents(run: Path, count: int) -> NDArray[np.float16]:
-    """Latents of the first ``count`` clips, float16 (count, c, h, w), encoded once and kept in the run."""
-    path = run / "latents.npy"
-    if path.exists() and len(latents := np.load(path)) >= count:
-        return np.asarray(latents[:count])
-    model = AutoencoderKL.from_pretrained(run / "vae").eval().to(memory_format=torch.channels_last)
-    quicken_group_norms(model)
-    pictures = open_pictures(run / "clips")[:count]
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = np.concatenate([_encode_loops(model, pictures[i : i + 8]) for i in range(0, count, 8)])
-    np.save(path, latents)
-    return np.asarray(latents)
-
-
-def _encode_loops(model: AutoencoderKL, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Latents of looping pictures, as if the encoder's padding were circular: its edges are cut off again."""
-    factor = 2 ** (len(model.config.block_out_channels) - 1)
-    edge = 2 * factor
-    wrapped = np.concatenate([pictures[:, :, -edge:], pictures, pictures[:, :, :edge]], axis=2)
-    return encode_pictures(model, wrapped)[..., 2:-2].astype(np.float16)
-
-
-def _token_ids(tokenizer: CLIPTokenizer, facts: list[ClipFacts]) -> Tensor:
-    texts = [f.caption for f in facts]
-    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Token ids (n, 77) of ``captions``."""
+    ids: Tensor = tokenizer(
+        list(captions), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     return ids
 
 

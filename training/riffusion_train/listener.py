@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class ListenerRecipe:
     steps: int = 400
     batch: int = 32
     learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
     seed: int = 0
 
 
@@ -56,10 +57,10 @@ class Listener(nn.Module):
         return logits
 
 
-def pooled(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 (n, bands, columns) to float32 (n, bands/8, columns/8), 0 for silence and 1 for the loudest."""
+def pooled(pictures: NDArray[np.uint8], factor: int = POOLED) -> NDArray[np.float32]:
+    """uint8 (n, bands, columns) to float32 (n, bands/factor, columns/factor), 0 for silence and 1 for the loudest."""
     count, bands, columns = pictures.shape
-    blocks = pictures.reshape(count, bands // POOLED, POOLED, columns // POOLED, POOLED)
+    blocks = pictures.reshape(count, bands // factor, factor, columns // factor, factor)
     return np.asarray(1 - blocks.mean(axis=(2, 4), dtype=np.float32) / 255, np.float32)
 
 
@@ -75,28 +76,50 @@ def train_listener(
     inputs = np.concatenate([pooled(pictures[i : i + 64]) for i in range(0, len(pictures), 64)])
     targets = torch.tensor([LABELS.index(label) for label in labels])
     model = Listener().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
+
+    def judged(chosen: NDArray[np.intp], seen: Tensor) -> tuple[Tensor, float]:
+        logits = model(seen)
+        loss = nn.functional.cross_entropy(logits, targets[chosen], label_smoothing=0.05)
+        return loss, float((logits.argmax(1) == targets[chosen]).float().mean())
+
+    yield from learn_to_hear(model, inputs, judged, recipe, rng)
+    save_state(path, model=model)
+
+
+def learn_to_hear(
+    model: nn.Module,
+    pictures: NDArray[np.float32],
+    judged: Callable[[NDArray[np.intp], Tensor], tuple[Tensor, float]],
+    recipe: ListenerRecipe,
+    rng: np.random.Generator,
+) -> Iterator[TrainingProgress]:
+    """Train on pooled pictures (n, bands, columns), each time turned, and some of them blurred, by chance.
+
+    Args:
+        judged: which pictures were chosen, and the batch (batch, 1, bands, columns) in; its loss, and the share of
+            it that was heard rightly, out.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     right = 0.0
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, step / recipe.steps, warm_steps=30)
-        chosen = rng.integers(len(inputs), size=recipe.batch)
-        batch = np.stack([np.roll(inputs[i], int(rng.integers(inputs.shape[2])), axis=1) for i in chosen])
+        chosen = rng.integers(len(pictures), size=recipe.batch)
+        batch = np.stack([np.roll(pictures[i], int(rng.integers(pictures.shape[2])), axis=1) for i in chosen])
         seen = torch.from_numpy(batch)[:, None]
         # A generated picture is a little softer and noisier than a rendered one: neither may decide.
         if rng.random() < 0.5:
             seen = nn.functional.avg_pool2d(seen, 3, stride=1, padding=1)
         seen = (seen + 0.03 * torch.randn_like(seen)).clamp(0, 1)
-        logits = model(seen)
-        loss = nn.functional.cross_entropy(logits, targets[chosen], label_smoothing=0.05)
+        loss, hit = judged(chosen, seen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        hit = float((logits.argmax(1) == targets[chosen]).float().mean())
         right = hit if step == 0 else 0.95 * right + 0.05 * hit
         if (step + 1) % 20 == 0:
             yield TrainingProgress(step + 1, (step + 1) / recipe.steps, float(loss.detach()), right)
-    save_state(path, model=model)
 
 
 def load_listener(path: Path) -> Listener:

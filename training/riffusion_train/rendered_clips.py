@@ -1,16 +1,16 @@
 """A seed in, a data set out: pictures of rendered loops with their captions and their facts.
 
 The folder holds ``pictures.npy`` (uint8, clips × bands × columns, as in a spectrogram image's channel) and
-``clips.jsonl`` (caption, labels, beats, mode). Clip ``i`` depends on the seed and on ``i`` alone, so a rendering
-can be resumed, split over processes, and repeated.
+``clips.jsonl`` (caption, labels, beats, mode, patterns). Clip ``i`` depends on the seed and on ``i`` alone, so a
+rendering can be resumed, split over processes, and repeated.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,17 @@ class ClipFacts:
     labels: tuple[str, ...]
     beats: int
     mode: str
+    patterns: tuple[str, ...]
+    """What each player plays, in the order of ``labels``."""
+
+
+def reworded(rng: np.random.Generator, facts: ClipFacts) -> ClipFacts:
+    """The same clip with another caption, as true as the first."""
+    players = {each.label: each for each in INSTRUMENTS}
+    parts = tuple(
+        Part(players[label], pattern) for label, pattern in zip(facts.labels, facts.patterns, strict=True)
+    )
+    return replace(facts, caption=caption(rng, parts, facts.beats, facts.mode))
 
 
 def render_clip(
@@ -44,23 +55,44 @@ def render_clip(
 
     ``label`` fixes the (only) instrument instead of drawing it.
     """
-    params = SpectrogramParams()
-    samples = COLUMNS * params.hop_length
     rng = np.random.default_rng([seed, index])
-    beats = int(rng.choice(BEATS_PER_CLIP, p=[0.2, 0.4, 0.25, 0.15]))
+    beats = draw_beats(rng)
     setting = draw_setting(rng, beats)
     chosen = [i for i in INSTRUMENTS if i.label == label] if label else list(_draw_players(rng))
-    parts = tuple(Part(i, str(rng.choice(list(i.patterns)))) for i in chosen)
-    sound = np.zeros(samples, np.float32)
-    for part in parts:
-        sound += _balanced(_play(orchestra, rng, part, setting, samples))
+    sound, parts = _play_together(orchestra, rng, chosen, setting)
     facts = ClipFacts(
         caption(rng, parts, beats, setting.mode),
         tuple(p.instrument.label for p in parts),
         beats,
         setting.mode,
+        tuple(p.pattern for p in parts),
     )
-    return sound / max(float(np.abs(sound).max()), 1e-6), facts
+    return sound, facts
+
+
+def render_parts(
+    orchestra: Orchestra, rng: np.random.Generator, players: Sequence[Instrument]
+) -> tuple[NDArray[np.float32], int]:
+    """A clip of these players: samples float32 (225,792,) in ±1, and its beats."""
+    beats = draw_beats(rng)
+    sound, _ = _play_together(orchestra, rng, players, draw_setting(rng, beats))
+    return sound, beats
+
+
+def draw_beats(rng: np.random.Generator) -> int:
+    """Beats of a clip, the middle tempi more often."""
+    return int(rng.choice(BEATS_PER_CLIP, p=[0.2, 0.4, 0.25, 0.15]))
+
+
+def _play_together(
+    orchestra: Orchestra, rng: np.random.Generator, players: Sequence[Instrument], setting: Setting
+) -> tuple[NDArray[np.float32], tuple[Part, ...]]:
+    parts = tuple(Part(player, str(rng.choice(list(player.patterns)))) for player in players)
+    samples = COLUMNS * SpectrogramParams().hop_length
+    sound = np.zeros(samples, np.float32)
+    for part in parts:
+        sound += _balanced(_play(orchestra, rng, part, setting, samples))
+    return sound / max(float(np.abs(sound).max()), 1e-6), parts
 
 
 def _draw_players(rng: np.random.Generator) -> tuple[Instrument, ...]:
@@ -143,4 +175,6 @@ def open_pictures(folder: Path, count: int | None = None) -> NDArray[np.uint8]:
 def read_facts(folder: Path) -> list[ClipFacts]:
     """The facts of every clip rendered so far, in order."""
     rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
-    return [ClipFacts(r["caption"], tuple(r["labels"]), r["beats"], r["mode"]) for r in rows]
+    return [
+        ClipFacts(r["caption"], tuple(r["labels"]), r["beats"], r["mode"], tuple(r["patterns"])) for r in rows
+    ]
