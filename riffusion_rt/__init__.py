@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from riffusion_rt.pipeline import StepProgress as StepProgress
     from riffusion_rt.remix import RemixRequest as RemixRequest
     from riffusion_rt.request import ClipRequest as ClipRequest
+    from riffusion_rt.song_plan import SongPlan as SongPlan
+    from riffusion_rt.stream import Stream as Stream
+    from riffusion_rt.stream_request import StreamRequest as StreamRequest
     from riffusion_rt.walk import WalkRequest as WalkRequest
 
 __version__ = "0.1.0"
@@ -28,7 +31,10 @@ __all__ = [
     "RemixRequest",
     "Riffusion",
     "RiffusionError",
+    "SongPlan",
     "StepProgress",
+    "Stream",
+    "StreamRequest",
     "WalkRequest",
     "Waypoint",
     "__version__",
@@ -41,7 +47,10 @@ _HOMES = {
     "RemixRequest": "riffusion_rt.remix",
     "Riffusion": "riffusion_rt.pipeline",
     "RiffusionError": "riffusion_engine.errors",
+    "SongPlan": "riffusion_rt.song_plan",
     "StepProgress": "riffusion_rt.pipeline",
+    "Stream": "riffusion_rt.stream",
+    "StreamRequest": "riffusion_rt.stream_request",
     "WalkRequest": "riffusion_rt.walk",
     "Waypoint": "riffusion_rt.interpolation",
 }

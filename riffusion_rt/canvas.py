@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from riffusion_engine.closing import Closing
 from riffusion_engine.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 STRIDES_PER_WINDOW = 2
 """Windows overlap by half: at two bars to a window each begins with a bar."""
 
-ROWS_AT_ONCE = {"cpu": 2}
+ROWS_AT_ONCE = {"cpu": 2, "openvino": 4}
 """Windows in one run of the network: on a CPU as many as a guided clip of one window has, for the same memory."""
 
 ROWS_AT_ONCE_ON_A_GPU = 16
@@ -103,7 +103,7 @@ class Canvas:
         return start / room if room else 0.5
 
 
-class WideUNet:
+class WideUNet(Closing):
     """A session of the UNet's own kind whose samples are as wide as a canvas.
 
     ``encoder_hidden_states`` may be (batch, tokens, width), or (batch, knots, tokens, width): then the prompt changes
@@ -159,14 +159,6 @@ class WideUNet:
 
     def close(self) -> None:
         """Nothing: the window's session belongs to whoever opened it."""
-
-    def __enter__(self) -> WideUNet:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def unet_for(canvas: Canvas, unet: Session, device: str) -> Session:

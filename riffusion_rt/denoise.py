@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from riffusion_engine.denoising_session import DenoisingSession, KeptPicture, WalkPlan
 from riffusion_engine.errors import DeviceError, RequestError
+from riffusion_engine.reusing_session import ReusingSession
 from riffusion_engine.session import require_finite
 from riffusion_rt.sampler_table import SamplerTable
 
@@ -149,6 +150,7 @@ def _denoise_from_host(
     repaint: Repaint | None,
 ) -> Iterator[DenoisedStep]:
     state, steps, guided = table.begin(latents), len(table), guidance.embeddings
+    unet = unet.begin() if isinstance(unet, ReusingSession) else unet
     for step in range(steps):
         sample, timestep = state.model_input(step), float(table.timesteps[step])
         if guidance.active_at(step, steps):

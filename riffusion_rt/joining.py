@@ -111,9 +111,18 @@ class ClipJoiner:
             )
         return self._advance(_HELD_OVERLAPS * self._grid.overlap)
 
-    def twin(self) -> ClipJoiner:
-        """Another joiner that goes on from here by itself, so that what follows may be tried and given up."""
+    def twin(self, *, preset: str | None = None) -> ClipJoiner:
+        """Another joiner that goes on from here by itself, so that what follows may be tried and given up.
+
+        Args:
+            preset: another amount of work from here on, of the same oversampling; None keeps it.
+
+        Raises:
+            RequestError: no such preset.
+        """
         other = copy.copy(self)
+        if preset is not None:
+            other._stages = phase_preset(preset).stages
         # Pushes replace a channel's arrays and never write into them.
         other._channels = [copy.copy(channel) for channel in self._channels]
         return other

@@ -7,6 +7,7 @@ Loudness is ITU-R BS.1770-4's: K-weighted power of 400 ms blocks, silence gated.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,12 @@ MEMORY = 0.7
 MAKING_UP_ROUNDS = 2
 MOST_MADE_UP_DB = 4.0
 """What clips of sharp attacks may lose to the bending of their peaks and get back."""
+
+EVEN_LU = 0.7
+"""A bar may be louder or quieter than its clip by so much: a steer may leave that bar the only one heard of it."""
+
+MOST_EVENED_DB = 3.0
+"""What a bar further off than that is brought back by at most: a break stays a break here, too."""
 
 KNEE = 0.7
 CEILING = 10 ** (-0.1 / 20)
@@ -55,7 +62,7 @@ def loudness_lufs(samples: NDArray[np.floating], rate: int) -> float:
 
 
 class ClipLeveller:
-    """Brings each clip to one loudness, with a gain that changes before a clip begins and never inside it."""
+    """Brings each clip to one loudness, with a gain that changes before a bar begins and never inside it."""
 
     def __init__(self, rate: int, *, target_lufs: float = TARGET_LUFS) -> None:
         """Start without a memory: the first clip's gain is its own."""
@@ -86,6 +93,25 @@ class ClipLeveller:
             lacking = wanted + level - loudness_lufs(bent(clip * 10 ** (made_up / 20)), self._rate)
             made_up = min(made_up + max(lacking, 0.0), wanted + MOST_MADE_UP_DB)
         return made_up
+
+    def bar_gains_db(self, bars: Sequence[NDArray[np.floating]]) -> tuple[float, ...]:
+        """The gains of a clip's bars, each (channels, n) of one unit: bars far from the clip's level come nearer.
+
+        The clip is as loud as with the one gain of ``gain_db``.
+        """
+        gain = self.gain_db(np.concatenate(bars, axis=1))
+        level = self._level(bars, [gain] * len(bars))
+        off = [self._level([bar], [gain]) - level for bar in bars]
+        if max((abs(each) for each in off if math.isfinite(each)), default=0.0) <= EVEN_LU:
+            return (gain,) * len(bars)
+        beyond = [math.copysign(max(abs(each) - EVEN_LU, 0.0), each) for each in off]
+        gains = [gain - min(max(each, -MOST_EVENED_DB), MOST_EVENED_DB) for each in beyond]
+        lacking = level - self._level(bars, gains)
+        return tuple(each + lacking for each in gains)
+
+    def _level(self, bars: Sequence[NDArray[np.floating]], gains_db: Sequence[float]) -> float:
+        sounds = [bent(bar * 10 ** (gain / 20)) for bar, gain in zip(bars, gains_db, strict=True)]
+        return loudness_lufs(np.concatenate(sounds, axis=1), self._rate)
 
     def apply(self, samples: NDArray[np.floating], gain_db: float, ramp: int) -> NDArray[np.float32]:
         """Samples (channels, n) that begin ``ramp`` samples before a joint, at the gain of the clip behind it.

@@ -99,6 +99,7 @@ def waveform_from_mel(
     preset: str = "balanced",
     loop: bool = False,
     bass: Bass = "exact",
+    workers: int = WORKERS,
 ) -> NDArray[np.float32]:
     """The sound of a mel spectrogram. The same picture always gives the same samples.
 
@@ -108,6 +109,7 @@ def waveform_from_mel(
         preset: one of :data:`PRESETS`.
         loop: treat the picture as a circle, so that the last sample flows into the first.
         bass: ``"reference"`` for the reference's quieter bass.
+        workers: threads, at least 1.
 
     Returns:
         float32, shape ``(channels, columns * params.hop_length)``, in the units of ``mel``: its mel spectrogram is
@@ -122,7 +124,7 @@ def waveform_from_mel(
     grid = loop_grid(params, chosen.oversampling)
     inverse_mel = inverse_mel_matrix(params, grid.frequencies, bass=bass)
     refiner = refinement(params, grid, inverse_mel)
-    with ThreadPoolExecutor(WORKERS) as executor:
+    with ThreadPoolExecutor(workers) as executor:
         channels = [
             reconstruct(
                 target,

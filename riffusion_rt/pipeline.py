@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from riffusion_rt.extend import ExtendRequest
     from riffusion_rt.noise import TorchNoise
     from riffusion_rt.remix import RemixRequest
+    from riffusion_rt.song import SongBlock, SongProgress
+    from riffusion_rt.song_plan import SongPlan
+    from riffusion_rt.stream import Stream
+    from riffusion_rt.stream_request import StreamRequest
     from riffusion_rt.walk import WalkRequest
     from riffusion_rt.walk_start import WalkStart
 
@@ -60,17 +64,30 @@ class Riffusion:
 
     Args:
         model: a short name (``riffusion-mini`` is inside the package), the folder of a bundle, or a hub id.
-        device: ``auto``, ``cpu`` or ``cuda``. A named device is used or refused, never replaced.
+        device: ``auto``, ``cpu``, ``openvino``, ``cuda``, … A named device is used or refused, never replaced.
         threads: CPU threads; None leaves the choice to the backend.
+        fused: rewrite graphs to quicker operators as they open; it pays at the size of Stable Diffusion.
+        reuse: the UNet's deep features are computed at every ``reuse``-th step, which is quicker and less exact.
+        low_memory: graphs are open one at a time, and on a CPU their weights stay in their files.
 
     Raises:
         ModelNotFoundError, BundleError, DeviceError, MissingExtraError: at construction, each with the next command.
+        RequestError: ``reuse`` is out of range, or ``low_memory`` is to go with what needs more memory.
     """
 
     def __init__(
-        self, model: str | Path = DEFAULT_MODEL, *, device: str = "auto", threads: int | None = None
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        fused: bool = False,
+        reuse: int = 1,
+        low_memory: bool = False,
     ) -> None:
-        self.model = OpenModel(model, device=device, threads=threads)
+        self.model = OpenModel(
+            model, device=device, threads=threads, fused=fused, reuse=reuse, low_memory=low_memory
+        )
 
     @property
     def device(self) -> str:
@@ -149,6 +166,18 @@ class Riffusion:
         from riffusion_rt.extend import iterate_extend
 
         return iterate_extend(self.model, request)
+
+    def stream(self, request: StreamRequest, *, live: bool = True) -> Stream:
+        """Play on and on, bar by bar, steered at any time; see ``Stream``."""
+        from riffusion_rt.stream import Stream
+
+        return Stream(self.model, request, live=live)
+
+    def song(self, plan: SongPlan) -> Iterator[SongProgress | SongBlock]:
+        """Play a plan that ``song_plan.read_plan`` has completed; see ``iterate_song``."""
+        from riffusion_rt.song import iterate_song
+
+        return iterate_song(self.model, plan)
 
     def close(self) -> None:
         """Release the graphs. The object cannot be used afterwards."""

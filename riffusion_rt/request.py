@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints
@@ -90,7 +91,10 @@ class ClipRequest:
         Raises:
             RequestError: a value is of the wrong type, outside its range, or contradicts another one.
         """
-        _check_ranges(self)
+        for name in ("prompt", "negative_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise RequestError(f"{name} must be text, not {getattr(self, name)!r}", hint="Pass a string")
+        check_ranges(self, request_hints(ClipRequest))
         if len(self.prompt) > MAX_PROMPT_CHARACTERS or len(self.negative_prompt) > MAX_PROMPT_CHARACTERS:
             raise RequestError(
                 f"A prompt may have {MAX_PROMPT_CHARACTERS:,} characters",
@@ -165,23 +169,24 @@ def source_text(source: Picture | None) -> str | None:
 
 def field_range(name: str) -> tuple[float, float] | None:
     """The least and greatest value of a ``ClipRequest`` field, or None if it has no range."""
-    bounds = _bounds(get_type_hints(ClipRequest, include_extras=True, localns=_hint_names())[name])
+    bounds = number_bounds(request_hints(ClipRequest)[name])
     return bounds[1:] if bounds else None
 
 
-def _hint_names() -> dict[str, Any]:
-    return {"Image": type("Image", (), {"Image": object})}
+def request_hints(kind: type) -> dict[str, Any]:
+    """The types of a request's fields, with their ranges; a picture in memory counts as any object."""
+    return get_type_hints(kind, include_extras=True, localns={"Image": type("Image", (), {"Image": object})})
 
 
-def _bounds(hint: Any) -> tuple[type, float, float] | None:
+def number_bounds(hint: Any) -> tuple[type, float, float] | None:
     """(type, least, greatest) of an ``Annotated`` number, also inside a union with None."""
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
-        least: Any = next(note.ge for note in notes if isinstance(note, Ge))
-        greatest: Any = next(note.le for note in notes if isinstance(note, Le))
-        return kind, least, greatest
+        least: Any = next((note.ge for note in notes if isinstance(note, Ge)), None)
+        greatest: Any = next((note.le for note in notes if isinstance(note, Le)), None)
+        return None if least is None or greatest is None else (kind, least, greatest)
     for option in get_args(hint):
-        if (found := _bounds(option)) is not None:
+        if (found := number_bounds(option)) is not None:
             return found
     return None
 
@@ -215,13 +220,14 @@ def _checked_ranges(name: str, ranges: Any) -> Ranges:
     return pairs
 
 
-def _check_ranges(request: ClipRequest) -> None:
-    for name in ("prompt", "negative_prompt"):
-        if not isinstance(getattr(request, name), str):
-            raise RequestError(f"{name} must be text, not {getattr(request, name)!r}", hint="Pass a string")
-    hints = get_type_hints(ClipRequest, include_extras=True, localns=_hint_names())
-    for field in dataclasses.fields(request):
-        value, bounds = getattr(request, field.name), _bounds(hints[field.name])
+def check_ranges(record: Any, hints: Mapping[str, Any]) -> None:
+    """Check the numbers of a dataclass against the ranges that its ``hints`` state; None is in every range.
+
+    Raises:
+        RequestError: one is of another type or outside its range.
+    """
+    for field in dataclasses.fields(record):
+        value, bounds = getattr(record, field.name), number_bounds(hints[field.name])
         if bounds is None or value is None:
             continue
         kind, least, greatest = bounds

@@ -251,7 +251,9 @@ def _borrowed(plan: SongPlan, before: list[Section], index: int) -> str:
         return before[0].prompt
     later = (section.prompt for section in plan.sections[index:] if section.prompt is not None)
     earlier = (section.prompt for section in reversed(before) if section.prompt is not None)
-    return next(later, None) or next(earlier)
+    # An empty prompt is one too: music of no particular kind.
+    found = next(later, None)
+    return next(earlier) if found is None else found
 
 
 def _usual_bars(name: str) -> int:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,26 +251,39 @@ def load_image(path: Path) -> Image.Image:
         ImageFileError: no such file, no picture, cut off, damaged, enormous, or of a kind that holds no
         spectrogram.
     """
-    from PIL import Image
-
     path = Path(path)
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise ImageFileError(f"{path} {problem}", hint="Check the path")
     try:
+        with path.open("rb") as file:
+            return read_image(file, str(path))
+    except OSError as error:
+        raise ImageFileError(f"Cannot read {path} as a picture", hint=_ANOTHER_PICTURE) from error
+
+
+def read_image(file: IO[bytes], name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """What ``load_image`` does, from an open file; ``name`` is what errors call it.
+
+    Raises:
+        ImageFileError: as ``load_image``, or it claims more than ``max_pixels``.
+    """
+    from PIL import Image
+
+    try:
         with warnings.catch_warnings():
             # The size is checked below, before a pixel is read.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_READABLE_FORMATS)
+            image = Image.open(file, formats=_READABLE_FORMATS)
         with image:
-            _check_picture(path, image.size, image.mode)
+            _check_picture(name, image.size, image.mode, max_pixels)
             image.load()
             # Converting or copying leaves the open file behind, not what it said of itself.
             return image.convert("RGB") if image.mode != "RGB" else image.copy()
     except ImageFileError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to.
-        raise ImageFileError(f"Cannot read {path} as a picture", hint=_ANOTHER_PICTURE) from error
+        raise ImageFileError(f"Cannot read {name} as a picture", hint=_ANOTHER_PICTURE) from error
 
 
 def text_from_image(image: Image.Image) -> dict[str, str]:
@@ -278,10 +291,10 @@ def text_from_image(image: Image.Image) -> dict[str, str]:
     return {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
 
 
-def _check_picture(path: Path, size: tuple[int, int], mode: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
+def _check_picture(path: str, size: tuple[int, int], mode: str, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
         raise ImageFileError(
-            f"{path} claims {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}", hint=_ANOTHER_PICTURE
+            f"{path} claims {size[0]}x{size[1]} pixels, more than {max_pixels:,}", hint=_ANOTHER_PICTURE
         )
     if mode not in _READABLE_MODES:
         raise ImageFileError(f"{path} has mode {mode}, not 8-bit grey or RGB", hint=_ANOTHER_PICTURE)

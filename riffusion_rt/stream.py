@@ -86,7 +86,8 @@ class _Clip:
     joiners: tuple[ClipJoiner, ...]
     """The joiner as it is after each of the bars."""
     pixels: NDArray[np.uint8]
-    gain_db: float
+    gains_db: tuple[float, ...]
+    """Of each bar."""
     steps: int
     note: str
 
@@ -122,6 +123,7 @@ class Stream:
         self.channels = manifest.spectrogram.channels
         self.steered: list[Steer] = []
         """What the stream was steered to so far, with the seconds at which it was heard."""
+        self._model = model
         self._params = manifest.spectrogram
         self._drawer = PlaceDrawer(model, request.as_clip())
         look_ahead = request.look_ahead_s or LOOK_AHEAD_CLIPS * self.grid.clip_s
@@ -133,6 +135,7 @@ class Stream:
         self._waiting = sorted(request.then, key=lambda steer: steer.at_s or 0.0)
         self._from = self._to = request.place(read_mix(request.prompt), request.seed)
         self._seed, self._gone, self._legs = request.seed, 1, 1
+        self._configured: StreamRequest | None = None
         self._clip: _Clip | None = None
         self._clips = self._bars = self._start = self._first_of_clip = 0
         self._last_note = ""
@@ -141,6 +144,24 @@ class Stream:
     def played_s(self) -> float:
         """Seconds of a live stream that have been heard."""
         return self._pace.played_s
+
+    @property
+    def wanted_steps(self) -> int:
+        """Denoising steps of a clip where the machine is quick enough."""
+        return self._pace.wanted_steps
+
+    @property
+    def clip_pixels(self) -> NDArray[np.uint8] | None:
+        """(bands, columns, 3) of the clip whose bars are handed out at the moment, all of its columns."""
+        return None if self._clip is None else self._clip.pixels
+
+    def configure(self, request: StreamRequest) -> None:
+        """Go on with another request's settings from the next bar; may be called from any thread.
+
+        Its prompt, seed, duration and look-ahead are of no account: the walk stays where it is.
+        """
+        with self._lock:
+            self._configured = request
 
     def steer(
         self, prompt: str, *, glide: int | None = None, seed: int | None = None, at_s: float | None = None
@@ -184,12 +205,13 @@ class Stream:
 
     def _next_bar(self, start_s: float, columns_left: int | None) -> AudioBlock:
         began = self._pace.now()
-        steers = self._taken(start_s)
+        steers, configured = self._taken(start_s), self._reconfigured()
         clip = self._clip
         bar = 0 if clip is None else self._bars - self._first_of_clip
-        if steers or clip is None or bar >= len(clip.bars):
+        if steers or configured or clip is None or bar >= len(clip.bars):
             within = (0 if clip is None else clip.first_bar + bar) % BARS_A_CLIP
-            self._advance(steers)
+            if steers or clip is None or bar >= len(clip.bars):
+                self._advance(steers)
             clip = self._clip = self._draw(within)
             self._first_of_clip, bar = self._bars, 0
             self._clips += 1
@@ -200,7 +222,7 @@ class Stream:
             samples = np.concatenate([self._joiner.push(self._mel(pixels)), self._joiner.finish()], axis=1)
         else:
             self._joiner = clip.joiners[bar].twin()
-        sound = self._leveller.apply(samples, clip.gain_db, joint)
+        sound = self._leveller.apply(samples, clip.gains_db[bar], joint)
         start = self._start
         self._start += sound.shape[1]
         self._bars += 1
@@ -232,6 +254,31 @@ class Stream:
         self.steered += [replace(steer, at_s=start_s) for steer in due[-1:]]
         return due[-1:]
 
+    def _reconfigured(self) -> bool:
+        """Take other settings over, if there are any."""
+        with self._lock:
+            request, self._configured = self._configured, None
+        if request is None:
+            return False
+        now = self.request
+        self.request = replace(
+            request,
+            prompt=now.prompt,
+            seed=now.seed,
+            duration_s=now.duration_s,
+            look_ahead_s=now.look_ahead_s,
+        )
+        self._from, self._to = self._retold(self._from), self._retold(self._to)
+        self._drawer = PlaceDrawer(self._model, self.request.as_clip())
+        self._pace.wanted_steps = self._drawer.steps
+        return True
+
+    def _retold(self, place: Place) -> Place:
+        negative, guidance = self.request.negative_prompt, self.request.guidance
+        return tuple(
+            (replace(point, negative_prompt=negative, guidance=guidance), share) for point, share in place
+        )
+
     def _place(self) -> Place:
         return mixed_place(self._from, self._to, self._gone / self._legs)
 
@@ -252,10 +299,10 @@ class Stream:
     def _draw(self, first_bar: int) -> _Clip:
         pace, start_s = self._pace, self._start / self.rate
         began = pace.now()
-        planned = pace.steps_for(start_s) if self._live else self._drawer.steps
+        planned, quick = pace.steps_for(start_s) if self._live else (self._drawer.steps, False)
         for done in self._drawer.denoised((self._place(),), steps=planned):
             step_s = (pace.now() - began) / done.step
-            if self._live and done.step < done.steps and pace.must_stop(start_s, step_s):
+            if self._live and done.step < done.steps and pace.must_stop(start_s, step_s, quick):
                 break
         cut = done.step < done.steps
         # Cut short: the picture that the network expects by now is better than silence.
@@ -264,15 +311,15 @@ class Stream:
         (pixels,) = self._drawer.pictures(latents)
         bars, joiners, joiner = [], [], self._joiner
         for bar in range(first_bar, BARS_A_CLIP):
-            joiner = joiner.twin()
+            joiner = joiner.twin(preset="fast" if quick else "balanced")
             bars.append(joiner.push(self._mel(pixels[:, bar * self.grid.columns :][:, : self.grid.columns])))
             joiners.append(joiner)
         joint = self._bars * self.grid.bar_samples - self._start
-        gain = self._leveller.gain_db(np.concatenate(bars, axis=1)[:, joint:])
+        gains = self._leveller.bar_gains_db([bars[0][:, joint:], *bars[1:]])
         # Image to image walks a share of the steps planned: learn what a planned one costs.
-        pace.drew(planned, (denoised - began) * done.steps / done.step, pace.now() - denoised)
+        pace.drew(planned, (denoised - began) * done.steps / done.step, pace.now() - denoised, quick)
         taken = done.step if cut else planned
-        return _Clip(first_bar, tuple(bars), tuple(joiners), pixels, gain, done.step, self._note(taken))
+        return _Clip(first_bar, tuple(bars), tuple(joiners), pixels, gains, done.step, self._note(taken))
 
     def _mel(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         from riffusion_rt.picture_sound import mel_of_pixels

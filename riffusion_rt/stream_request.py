@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
 
 from riffusion_engine.errors import RequestError
 from riffusion_rt.interpolation import Waypoint
-from riffusion_rt.request import ClipRequest, Picture, source_text
+from riffusion_rt.request import ClipRequest, Picture, check_ranges, request_hints, source_text
 
 if TYPE_CHECKING:
     from riffusion_rt.place_drawing import Place
@@ -27,6 +29,8 @@ LOOK_AHEAD_CLIPS = 1.5
 """Of a live stream, by default: a clip may take as long as it plays, and half of that again in a busy moment."""
 
 MAX_GLIDE = 100
+MAX_CLIPS_A_SEED = 1000
+MAX_STREAM_S = 1e7
 MAX_PROMPTS = 16
 MAX_LOOK_AHEAD_S = 600.0
 
@@ -135,13 +139,13 @@ class StreamRequest:
     seed_image: Picture | None = None
     """A picture that every clip starts from: it keeps the beat."""
     strength: float | None = None
-    clips_a_seed: int = CLIPS_A_SEED
+    clips_a_seed: Annotated[int, Ge(1), Le(MAX_CLIPS_A_SEED)] = CLIPS_A_SEED
     """Clips from a seed to the next."""
-    glide: int = GLIDE_CLIPS
+    glide: Annotated[int, Ge(1), Le(MAX_GLIDE)] = GLIDE_CLIPS
     """Clips to another prompt, where a steer does not say."""
-    duration_s: float | None = None
+    duration_s: Annotated[float, Ge(0.01), Le(MAX_STREAM_S)] | None = None
     """Where to end; None is never."""
-    look_ahead_s: float | None = None
+    look_ahead_s: Annotated[float, Ge(0.1), Le(MAX_LOOK_AHEAD_S)] | None = None
     """How long before it is heard a bar is made; None is a clip and a half. Steers wait for it, and busy machines
     live on it."""
     then: tuple[Steer, ...] = ()
@@ -158,17 +162,7 @@ class StreamRequest:
         for prompt, _ in read_mix(self.prompt):
             dataclasses.replace(self.as_clip(), prompt=prompt)
         Steer(self.prompt, self.glide)
-        limits = {
-            "clips_a_seed": (self.clips_a_seed, 1, 1000),
-            "duration_s": (self.duration_s, 0.01, 1e7),
-            "look_ahead_s": (self.look_ahead_s, 0.1, MAX_LOOK_AHEAD_S),
-        }
-        for name, (value, least, greatest) in limits.items():
-            if value is not None and not least <= value <= greatest:
-                raise RequestError(
-                    f"{name} must be from {least} to {greatest:g}, not {value!r}",
-                    hint=f"Choose {name} within its range",
-                )
+        check_ranges(self, request_hints(StreamRequest))
 
     def as_clip(self) -> ClipRequest:
         """What all clips of the stream share, as a clip's request."""

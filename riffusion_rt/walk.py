@@ -138,7 +138,7 @@ def iterate_walk(
         RequestError, ImageFileError, AudioFileError, NumericsError: as ``Riffusion.generate``.
     """
     from riffusion_rt.denoise import Guidance, denoise
-    from riffusion_rt.picture_sound import sound_of_picture
+    from riffusion_rt.loudness import finish_clip
     from riffusion_rt.pipeline import StageClock, StepProgress, decode_picture, finished_clip
 
     request = request.resolved(model.manifest.defaults)
@@ -155,11 +155,11 @@ def iterate_walk(
             clock.lap("denoise")
             yield StepProgress(behind, steps, latents, done, model)
             clock.skip()
-        for index, alpha in enumerate(each.alphas):
-            pixels = decode_picture(model, latents[index : index + 1])
-            clock.lap("decode")
-            samples = sound_of_picture(pixels, model.manifest.spectrogram, loop=True, vocoder=model.vocoder)
-            clock.lap("phase")
+        pictures = np.stack([decode_picture(model, latents[i : i + 1]) for i in range(len(latents))])
+        clock.lap("decode")
+        sounds = [finish_clip(sound) for sound in model.vocoder.waveforms(pictures, loop=True)]
+        clock.lap("phase")
+        for alpha, pixels, samples in zip(each.alphas, pictures, sounds, strict=True):
             alone = dataclasses.replace(request, alphas=(alpha,))
             yield finished_clip(model, alone, pixels, samples, clock)
             clock.skip()

@@ -85,7 +85,7 @@ def plan_jobs(source: Path, output: Path | None, suffix: str, accepted: frozense
             )
         if output.is_file():
             raise OutputError(f"{output} is a file, not a folder", hint="Name a folder with -o FOLDER")
-        sources = _files_in(source, accepted)
+        sources = files_in(source, accepted)
         targets = _targets(source, sources, output, suffix)
         jobs = [Job(found, target) for found, target in zip(sources, targets, strict=True)]
     check_writable([job.target for job in jobs])
@@ -166,7 +166,14 @@ def _single_target(source: Path, output: Path | None, suffix: str) -> Path:
     return output / f"{source.stem}{suffix}" if output.is_dir() else output
 
 
-def _files_in(folder: Path, accepted: frozenset[str]) -> list[Path]:
+def files_in(folder: Path, accepted: frozenset[str]) -> list[Path]:
+    """All files below ``folder`` with an accepted suffix, sorted; hidden ones and those of hidden folders are not.
+
+    Raises:
+        RequestError: it is no folder, or holds none.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is not a folder", hint="Name a folder of files to read")
     found = sorted(
         path
         for path in folder.rglob("*")

@@ -17,7 +17,9 @@ from riffusion_rt.cli.report import Report, reporting
     metavar="NAME",
     help="A short name, a bundle's folder, or a hub id.",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu or cuda; see `riffusion-rt doctor`.")
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, openvino, cuda; see `riffusion-rt doctor`."
+)
 @click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: as many as help]")
 @click.option("--runs", type=int, default=5, show_default=True, help="Clips to measure.")
 @click.option("--steps", type=int, help="Denoising steps.  [default: the model's]")

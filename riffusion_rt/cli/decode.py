@@ -42,7 +42,10 @@ class DecodeSettings:
 )
 @click.option("--format", "suffix", default="wav", show_default=True, help="What a folder is filled with.")
 @click.option(
-    "--quality", default="balanced", show_default=True, help="Care for phases: fast, balanced, best."
+    "--quality",
+    default="balanced",
+    show_default=True,
+    help="Care for phases: fast (as for clips), balanced, best.",
 )
 @click.option(
     "--loop/--no-loop",

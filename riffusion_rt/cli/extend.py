@@ -9,7 +9,7 @@ import click
 
 from riffusion_rt.cli.destination import clip_paths
 from riffusion_rt.cli.making import Stopwatch, saved, watched
-from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
+from riffusion_rt.cli.model_options import FILE, ModelChoice, model_choice, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
 
 
@@ -22,15 +22,13 @@ from riffusion_rt.cli.report import Report, reporting
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed goes on another way.")
 @step_options
 @click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the model's]")
-@model_options
+@model_choice
 @reporting
 def command(
     audio: Path,
     prompt: str,
     output: Path | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -38,13 +36,11 @@ def command(
     """Keep AUDIO as it is and go on from its end, as PROMPT says or as it began."""
     report, watch = Report(as_json, quiet), Stopwatch()
     from riffusion_rt.extend import ExtendRequest
-    from riffusion_rt.pipeline import Riffusion
 
-    check_threads(threads)
     request = ExtendRequest(audio, prompt, **settings)
     (path,) = clip_paths(output, f"{audio.stem} extended", [request.seed])
     watch.imported()
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         watch.loaded()
         (clip,) = watched(riffusion.extend(request), "denoising", report)
         made = saved(clip, path, report, f"{request.duration_s:g} s of it new")

@@ -10,7 +10,7 @@ import click
 from riffusion_engine.errors import RequestError
 from riffusion_rt.cli.destination import check_writable, clip_paths
 from riffusion_rt.cli.making import Stopwatch, saved, watched
-from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
+from riffusion_rt.cli.model_options import FILE, ModelChoice, model_choice, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
 from riffusion_rt.cli.seed_images import SEED_IMAGE
 
@@ -53,7 +53,7 @@ MAX_COUNT = 9999
 @click.option(
     "--film", type=FILE, metavar="FILE", help="Also the picture coming out of the noise: .webp, .gif."
 )
-@model_options
+@model_choice
 @reporting
 def command(
     prompt: str,
@@ -65,9 +65,7 @@ def command(
     repaint: tuple[str, ...],
     repaint_band: tuple[str, ...],
     film: Path | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -78,14 +76,12 @@ def command(
     give the same files.
     """
     report, watch = Report(as_json, quiet), Stopwatch()
-    from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.request import ClipRequest, parse_range
 
     if not 1 <= count <= MAX_COUNT:
         raise RequestError(
             f"count must be from 1 to {MAX_COUNT}, not {count}", hint="Choose --count within its range"
         )
-    check_threads(threads)
     requests = [
         ClipRequest(
             prompt,
@@ -102,7 +98,7 @@ def command(
     _check_film(film, count)
     watch.imported()
     clips = []
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         watch.loaded()
         for number, (request, path) in enumerate(zip(requests, paths, strict=True), 1):
             title = f"clip {number}/{count}" if count > 1 else "denoising"

@@ -11,7 +11,7 @@ import click
 from riffusion_engine.errors import RequestError
 from riffusion_rt.cli.destination import check_writable, clip_paths, slug
 from riffusion_rt.cli.making import Stopwatch, saved, watched
-from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
+from riffusion_rt.cli.model_options import FILE, ModelChoice, model_choice, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
 from riffusion_rt.cli.seed_images import SEED_IMAGE
 
@@ -48,7 +48,7 @@ EACH = "once for all prompts, or once for each"
 @click.option("--mask", type=FILE, metavar="FILE", help="Where the seed image may change: white changes.")
 @click.option("--separate", is_flag=True, help="A file for every clip: NAME-0001 and on.")
 @click.option("--batch", type=int, metavar="N", help="Clips denoised together.  [default: 4]")
-@model_options
+@model_choice
 @reporting
 def command(
     prompts: tuple[str, ...],
@@ -59,9 +59,7 @@ def command(
     alpha: tuple[float, ...],
     separate: bool,
     batch: int | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -72,10 +70,8 @@ def command(
     """
     report, watch = Report(as_json, quiet), Stopwatch()
     from riffusion_rt.interpolation import curve_positions
-    from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.walk import MAX_CLIPS, WalkRequest, joined_walk
 
-    check_threads(threads)
     if not 1 <= count <= MAX_CLIPS or (batch is not None and batch < 1):
         raise RequestError(
             f"A walk of {count} clips, {batch or 4} at a time, cannot be made",
@@ -90,7 +86,7 @@ def command(
     paths = _paths(output, request, separate)
     watch.imported()
     made = []
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         watch.loaded()
         title = f"{len(request.alphas)} clips"
         clips = []

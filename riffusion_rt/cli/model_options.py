@@ -1,14 +1,19 @@
-"""The options that every verb of a model shares: which model, where it runs, and how steps are taken."""
+"""The options that verbs of a model share, as one choice: which model, where and how it runs; how steps are taken."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from riffusion_engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from riffusion_rt.pipeline import Riffusion
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,7 +25,10 @@ def model_options(command: Command) -> Command:
     for option in (
         click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: as many as help]"),
         click.option(
-            "--device", default="auto", show_default=True, help="cpu or cuda; see `riffusion-rt doctor`."
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, openvino, cuda, ...; see `riffusion-rt doctor`.",
         ),
         click.option(
             "--model",
@@ -32,6 +40,55 @@ def model_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it runs; see ``riffusion_rt.Riffusion``."""
+
+    model: str
+    device: str
+    threads: int | None
+    fused: bool
+    reuse: int
+    low_memory: bool
+
+    def opened(self) -> Riffusion:
+        """Open it."""
+        from riffusion_rt.pipeline import Riffusion
+
+        return Riffusion(**vars(self))
+
+
+def model_choice(command: Command) -> Callable[..., Any]:
+    """Give a verb the options of a model and of ways to run it that are off unless asked for, as one ``choice``."""
+
+    @functools.wraps(command)
+    def with_choice(*args: Any, **given: Any) -> Any:
+        chosen = {field.name: given.pop(field.name) for field in fields(ModelChoice)}
+        check_threads(chosen["threads"])
+        return command(*args, choice=ModelChoice(**chosen), **given)
+
+    whole: Callable[..., Any] = model_options(with_choice)
+    for option in (
+        click.option(
+            "--low-memory",
+            is_flag=True,
+            help="One network open at a time, on a CPU its weights left in their files: a fraction of the memory.",
+        ),
+        click.option(
+            "--reuse",
+            type=int,
+            default=1,
+            metavar="N",
+            help="Compute the network's deep features at every Nth step only: quicker, less exact.",
+        ),
+        click.option(
+            "--fused", is_flag=True, help="Rewrite graphs to quicker operators; for Stable Diffusion's size."
+        ),
+    ):
+        whole = option(whole)
+    return whole
 
 
 def step_options(command: Command) -> Command:

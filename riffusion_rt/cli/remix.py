@@ -9,7 +9,7 @@ import click
 
 from riffusion_rt.cli.destination import clip_paths, slug
 from riffusion_rt.cli.making import Stopwatch, saved, watched
-from riffusion_rt.cli.model_options import FILE, check_threads, model_options, output_option, step_options
+from riffusion_rt.cli.model_options import FILE, ModelChoice, model_choice, output_option, step_options
 from riffusion_rt.cli.report import Report, reporting
 
 
@@ -28,30 +28,26 @@ from riffusion_rt.cli.report import Report, reporting
 @click.option(
     "--guidance", type=float, help="How strictly to follow the prompt.  [default: twice the model's]"
 )
-@model_options
+@model_choice
 @reporting
 def command(
     audio: Path,
     prompt: str,
     output: Path | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Draw AUDIO anew as PROMPT would play it: any length, at its own rate, exactly as long and as loud."""
     report, watch = Report(as_json, quiet), Stopwatch()
-    from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.remix import RemixRequest
 
-    check_threads(threads)
     request = RemixRequest(audio, prompt, **settings)
     into = prompt or request.to_prompt or Path(request.with_audio or "").stem
     (path,) = clip_paths(output, f"{audio.stem} {slug(into)}", [request.seed])
     watch.imported()
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         watch.loaded()
         (clip,) = watched(riffusion.remix(request), "denoising", report)
         made = saved(clip, path, report)

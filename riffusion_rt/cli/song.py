@@ -9,7 +9,7 @@ import click
 
 from riffusion_rt.cli.destination import check_writable, slug
 from riffusion_rt.cli.making import Stopwatch
-from riffusion_rt.cli.model_options import FILE, check_threads, model_options, step_options
+from riffusion_rt.cli.model_options import FILE, ModelChoice, model_choice, step_options
 from riffusion_rt.cli.report import Report, reporting
 from riffusion_rt.cli.seed_images import SEED_IMAGE
 
@@ -42,14 +42,12 @@ if TYPE_CHECKING:
 @click.option("--strength", type=float, help="How far to go from the seed image, 0 to 1.")
 @click.option("--movement", type=float, help="How far a section's clips depart from its first, 0 to 1.")
 @click.option("--transition", type=int, metavar="BARS", help="Bars that walk over to the next section.")
-@model_options
+@model_choice
 @reporting
 def command(
     plan: str,
     output: Path | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -63,10 +61,8 @@ def command(
     """
     report, watch = Report(as_json, quiet), Stopwatch()
     from riffusion_rt.audio_file import check_audio_suffix
-    from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.song_plan import read_plan, with_settings
 
-    check_threads(threads)
     settings["seed_image"] = None if settings["seed_image"] is None else _name(settings["seed_image"])
     whole = with_settings(read_plan(plan), {k: v for k, v in settings.items() if v is not None})
     path = output or Path(f"{slug(whole.title) if whole.title else 'song'}-{whole.seed}.wav")
@@ -75,7 +71,7 @@ def command(
     beside = {"plan": path.with_suffix(".toml"), "sheet": path.with_suffix(".png")}
     check_writable([path, *beside.values()])
     watch.imported()
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         watch.loaded()
         made = _make(riffusion, whole, path, beside, report)
         name, device = riffusion.manifest.name, riffusion.device

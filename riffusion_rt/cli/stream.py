@@ -13,7 +13,7 @@ import click
 from riffusion_engine.errors import RequestError, RiffusionError
 from riffusion_rt.cli.destination import check_writable
 from riffusion_rt.cli.making import Stopwatch
-from riffusion_rt.cli.model_options import check_threads, model_options, step_options
+from riffusion_rt.cli.model_options import ModelChoice, model_choice, step_options
 from riffusion_rt.cli.report import Report, reporting
 from riffusion_rt.cli.seed_images import SEED_IMAGE
 
@@ -73,7 +73,7 @@ STDOUT = "-"
 @click.option(
     "--format", "form", default="wav", show_default=True, help="Of the standard output: wav or s16le."
 )
-@model_options
+@model_choice
 @reporting
 def command(
     prompt: str,
@@ -82,9 +82,7 @@ def command(
     steer_file: Path | None,
     live: bool | None,
     form: str,
-    model: str,
-    device: str,
-    threads: int | None,
+    choice: ModelChoice,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -98,12 +96,10 @@ def command(
       riffusion-rt stream "funky piano" -o - | aplay -
     """
     report, watch = Report(as_json, quiet), Stopwatch()
-    from riffusion_rt.pipeline import Riffusion
     from riffusion_rt.stream import Stream
     from riffusion_rt.stream_output import STREAM_FORMATS, check_stream_suffix
     from riffusion_rt.stream_request import GLIDE_CLIPS, Steer, StreamRequest
 
-    check_threads(threads)
     given = {name: value for name, value in settings.items() if value is not None}
     glide = int(given.get("glide", GLIDE_CLIPS))
     request = StreamRequest(prompt, **given, then=tuple(Steer.parse(text, glide) for text in then))
@@ -118,7 +114,7 @@ def command(
         if request.duration_s is None and live is None and not sys.stderr.isatty():
             live = True  # Nobody is there to end it: at least it fills the disk no faster than it plays.
     watch.imported()
-    with Riffusion(model, device=device, threads=threads) as riffusion:
+    with choice.opened() as riffusion:
         stream = Stream(riffusion.model, request, live=path is None if live is None else live)
         watch.loaded()
         steering = _Steering(stream, steer_file, to_stderr=output == STDOUT or as_json, quiet=quiet)
