@@ -138,7 +138,7 @@ def test_importing_a_missing_runtime_names_the_extra() -> None:
 
 @pytest.mark.usefixtures("no_onnxruntime")
 def test_probing_without_a_runtime_reports_instead_of_failing() -> None:
-    assert not any(report.available for report in probe_devices())
+    assert not any(report.available for report in probe_devices() if report.name != "openvino")
 
 
 def test_auto_prefers_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

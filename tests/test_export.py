@@ -547,3 +547,8 @@ def test_a_toy_is_the_same_for_the_same_seed(toy_checkpoint: Path, tmp_path: Pat
         write_toy_checkpoint(tmp_path / name, seed)
         path = "unet/diffusion_pytorch_model.safetensors"
         assert ((tmp_path / name / path).read_bytes() == (toy_checkpoint / path).read_bytes()) == same
+
+
+def test_a_bundle_does_not_tell_where_it_was_made(toy_bundle: Path, toy_checkpoint: Path) -> None:
+    told = [path for path in toy_bundle.rglob("*.json") if str(toy_checkpoint) in path.read_text()]
+    assert told == []

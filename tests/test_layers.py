@@ -17,7 +17,12 @@ ROOMS = {
     "export/riffusion_export": {"riffusion_train"},
     "training/riffusion_train": set(),
 }
+OPENS_THE_TRAINING_ROOM = {"riffusion_rt/cli/dataset.py", "riffusion_rt/cli/finetune.py"}
+"""Verbs that open another room when they run; the rest of the runtime knows nothing of it."""
 CODEC = {
+    "audio_file",
+    "picture_sound",
+    "resampling",
     "spectrogram",
     "spectrogram_image",
     "inverse_mel",
@@ -44,8 +49,11 @@ def _imports(path: Path) -> set[str]:
 def test_a_room_imports_only_what_it_may(room: str) -> None:
     files = list((ROOT / room).rglob("*.py"))
     assert files
-    trespasses = {str(f.relative_to(ROOT)): found for f in files if (found := _imports(f) & ROOMS[room])}
-    assert not trespasses
+    trespasses = {
+        f.relative_to(ROOT).as_posix(): found for f in files if (found := _imports(f) & ROOMS[room])
+    }
+    opening = {file for file, found in trespasses.items() if found == {"riffusion_train"}}
+    assert set(trespasses) - (opening & OPENS_THE_TRAINING_ROOM) == set()
 
 
 @pytest.mark.parametrize("room", ["export/riffusion_export", "training/riffusion_train"])

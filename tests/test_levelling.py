@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from riffusion_rt.levelling import CEILING, KNEE, TARGET_LUFS, ClipLeveller, bent, loudness_lufs
+from riffusion_rt.levelling import (
+    CEILING,
+    EVEN_LU,
+    KNEE,
+    MOST_EVENED_DB,
+    TARGET_LUFS,
+    ClipLeveller,
+    bent,
+    loudness_lufs,
+)
 
 RATE = 44_100
 
@@ -72,3 +81,18 @@ def test_peaks_are_bent_into_full_scale_and_all_else_is_left_alone() -> None:
     inside = np.abs(sound) <= KNEE
     np.testing.assert_allclose(out[inside], sound[inside], rtol=1e-6)
     assert (np.diff(out[0]) >= 0).all()
+
+
+def test_bars_are_brought_within_reach_of_their_clip_and_breaks_stay_breaks() -> None:
+    near, far, rest = (noise(2.56, level, seed) for seed, level in enumerate((0.1, 0.05, 1e-3)))
+    even = ClipLeveller(RATE).bar_gains_db([near, near])
+    assert even[0] == even[1]
+    levels = [
+        loudness_lufs(bar * 10 ** (gain / 20), RATE)
+        for bar, gain in zip((near, far), ClipLeveller(RATE).bar_gains_db([near, far]), strict=True)
+    ]
+    assert 0 < levels[0] - levels[1] < 2.5 * EVEN_LU
+    loud, quiet = ClipLeveller(RATE).bar_gains_db([near, rest])
+    assert quiet - loud == pytest.approx(MOST_EVENED_DB, abs=EVEN_LU)
+    silent = ClipLeveller(RATE).bar_gains_db([near, 0 * near])
+    assert all(np.isfinite(silent))

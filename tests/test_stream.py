@@ -15,6 +15,7 @@ from riffusion_engine.errors import RequestError
 from riffusion_rt import ClipRequest, Riffusion
 from riffusion_rt.levelling import loudness_lufs
 from riffusion_rt.stream import AudioBlock, Stream
+from riffusion_rt.stream_pace import Pace
 from riffusion_rt.stream_request import Steer, StreamRequest, read_mix
 
 BAR = 32 * 441
@@ -109,7 +110,7 @@ def test_a_steer_is_heard_from_the_next_bar_even_in_the_middle_of_a_clip(riffusi
 
 def test_a_steer_changes_nothing_before_its_bar_and_all_after_it(riffusion: Riffusion) -> None:
     request = StreamRequest("bells", steps=2, duration_s=1.92)
-    _, plain = played(Stream(riffusion.model, request, live=False))
+    _, plain = played(riffusion.stream(request, live=False))
     steered = replace(request, then=(Steer("drums", 1, seed=5, at_s=0.96),))
     _, sound = played(Stream(riffusion.model, steered, live=False))
     differs = np.flatnonzero(np.abs(sound - plain)[0] > 1e-4)
@@ -177,6 +178,21 @@ def test_a_slow_machine_takes_fewer_steps_and_is_not_late(riffusion: Riffusion) 
     assert any("too slow for 20 steps" in block.note for block in slow)
     assert recovered[-1].steps == 20
     assert any(block.note == "back to 20 steps" for block in recovered)
+
+
+def test_phases_are_quick_only_when_steps_run_short() -> None:
+    clock = SlowMachine()
+    pace = Pace(20, clip_s=5, look_ahead_s=5, clock=clock)
+    assert pace.steps_for(0) == (20, False)
+    pace.drew(20, 1.0, 1.0, quick=False)
+    pace.delivered(0)
+    assert pace.steps_for(5) == (20, False)
+    pace.drew(20, 1.0, 3.9, quick=False)
+    steps, quick = pace.steps_for(5)
+    assert quick and steps == 20
+    for _ in range(20):
+        pace.drew(20, 1.0, 0.65, quick=True)
+    assert pace.steps_for(5) == (20, False)
 
 
 def test_a_stream_that_cannot_keep_up_says_how_late_it_is(riffusion: Riffusion) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,8 @@ from riffusion_train.captions import Part, caption
 from riffusion_train.catalogue import BEATS_PER_CLIP, INSTRUMENTS, by_label
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.cpu_group_norm import quicken_group_norms
-from riffusion_train.denoiser import roll_by_beats
 from riffusion_train.listener import LABELS, Listener, pooled, probabilities
-from riffusion_train.mini import assemble_checkpoint
+from riffusion_train.mini import assemble_checkpoint, model_card
 from riffusion_train.phrases import compose, draw_setting
 from riffusion_train.rendering import typewriter
 
@@ -78,14 +78,6 @@ def test_the_typewriter_loops_without_a_seam() -> None:
         assert 0.5 < np.abs(sound).max() <= 1
         inside = np.abs(np.diff(sound)).max()
         assert abs(float(sound[0] - sound[-1])) <= inside
-
-
-def test_rolls_move_by_whole_beats() -> None:
-    latent = np.broadcast_to(np.arange(32.0), (1, 1, 32))
-    for beats in BEATS_PER_CLIP:
-        shifts = {int(roll_by_beats(np.random.default_rng(s), latent, beats)[0, 0, 0]) for s in range(64)}
-        assert all(shift * beats % 32 == 0 for shift in shifts)
-        assert len(shifts) > 1
 
 
 def test_normalized_latents_have_unit_variance_and_decode_to_the_same_picture() -> None:
@@ -148,3 +140,16 @@ def test_assembling_an_unfinished_run_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RiffusionError, match="vae") as refusal:
         assemble_checkpoint(tmp_path, tmp_path / "checkpoint")
     assert "riffusion_train" in refusal.value.hint
+
+
+def test_the_card_says_what_the_last_judgement_found(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    fact = {"caption": "drums", "labels": ["drums"], "beats": 8, "mode": "minor", "patterns": ["riff"]}
+    (tmp_path / "clips" / "clips.jsonl").write_text(json.dumps(fact) + "\n")
+    results = Path(__file__).parents[1] / "benchmarks" / "results" / "mini_evaluation.jsonl"
+    row = json.loads(results.read_text().splitlines()[-1])
+    assert "Judge it with" in model_card(tmp_path)
+    card = model_card(tmp_path, figures=row)
+    assert f"{row['top_1']:.1%} of {row['prompts']} prompts" in card
+    assert f"{row['frechet']:.0f}" in card
+    assert "1 rendered clips (1 solos, 0 duos)" in card

@@ -1,0 +1,119 @@
+"""What a denoiser learns from: clips turned by beats, described afresh, solos mixed to duos, some pairs never."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from riffusion_engine.spectrogram_params import SpectrogramParams
+from riffusion_rt.spectrogram_image import image_from_mel
+from riffusion_train.catalogue import BEATS_PER_CLIP, HELD_OUT_PAIRS, INSTRUMENTS, UNTUNED
+from riffusion_train.clip_draws import ClipDraws, roll_by_beats
+from riffusion_train.duos import draw_pair, mix_duos, mixed_picture
+from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
+
+
+def solo(label: str, beats: int = 8) -> ClipFacts:
+    pattern = next(each.patterns[0] for each in INSTRUMENTS if each.label == label)
+    return ClipFacts(label, (label,), beats, "minor", (pattern,))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of one solo of every instrument, with random pictures and latents that bear the clip's index."""
+    facts = [solo(each.label) for each in INSTRUMENTS]
+    pictures = open_pictures(tmp_path / "clips", len(facts)) if (tmp_path / "clips").mkdir() is None else None
+    assert pictures is not None
+    pictures[:] = np.random.default_rng(0).integers(0, 255, pictures.shape, np.uint8)
+    write_facts(tmp_path / "clips", facts)
+    write_latents(tmp_path / "latents.npy", len(facts))
+    return tmp_path
+
+
+def write_facts(folder: Path, facts: list[ClipFacts]) -> None:
+    lines = [json.dumps({"index": i, **asdict(each)}) + "\n" for i, each in enumerate(facts)]
+    (folder / "clips.jsonl").write_text("".join(lines))
+
+
+def write_latents(path: Path, count: int) -> None:
+    np.save(path, np.broadcast_to(np.arange(count, dtype=np.float16)[:, None, None, None], (count, 1, 8, 8)))
+
+
+def test_rolls_move_by_whole_beats() -> None:
+    latent = np.broadcast_to(np.arange(32.0), (1, 1, 32))
+    for beats in BEATS_PER_CLIP:
+        shifts = {int(roll_by_beats(np.random.default_rng(s), latent, beats)[0, 0, 0]) for s in range(64)}
+        assert all(shift * beats % 32 == 0 for shift in shifts)
+        assert len(shifts) > 1
+
+
+def test_words_change_and_facts_do_not() -> None:
+    facts = ClipFacts("piano", ("piano", "drums"), 10, "major", ("chords", "riff"))
+    told = [reworded(np.random.default_rng(seed), facts) for seed in range(50)]
+    assert len({each.caption for each in told}) > 25
+    for each in told:
+        assert (each.labels, each.beats, each.mode, each.patterns) == (
+            facts.labels,
+            facts.beats,
+            facts.mode,
+            facts.patterns,
+        )
+        assert "piano" in each.caption and "drum" in each.caption
+
+
+def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> None:
+    latents, captions = ClipDraws.of_run(run).draw(np.random.default_rng(0), 64)
+    assert latents.shape == (64, 1, 8, 8)
+    for latent, text in zip(latents, captions, strict=True):
+        player = INSTRUMENTS[int(latent[0, 0, 0])]
+        assert any(name in text for name in player.names), (player.label, text)
+
+
+def test_held_out_pairs_are_never_drawn(run: Path) -> None:
+    held_out = sorted(min(HELD_OUT_PAIRS, key=sorted))
+    pair = ClipFacts("", tuple(held_out), 8, "minor", ("melody", "riff"))
+    write_facts(run / "clips", [*read_facts(run / "clips"), pair])
+    write_latents(run / "latents.npy", len(INSTRUMENTS) + 1)
+    draws = ClipDraws.of_run(run)
+    assert len(draws.facts) == len(draws.latents) == len(INSTRUMENTS)
+    latents, _ = draws.draw(np.random.default_rng(0), 200)
+    assert float(latents.max()) < len(INSTRUMENTS)
+
+
+def test_a_pair_has_one_tempo_one_player_without_pitch_and_is_not_held_out() -> None:
+    facts = [solo(each.label, beats) for each in INSTRUMENTS for beats in BEATS_PER_CLIP]
+    rng = np.random.default_rng(0)
+    pairs = set()
+    for _ in range(400):
+        one, other = (facts[i] for i in draw_pair(rng, facts))
+        assert one.beats == other.beats
+        assert one.labels[0] in UNTUNED and one.labels != other.labels
+        pairs.add(frozenset((one.labels[0], other.labels[0])))
+    assert not pairs & HELD_OUT_PAIRS
+    assert len(pairs) > 40
+
+
+def test_duos_sound_as_both_do_and_go_on_where_they_stopped(run: Path) -> None:
+    assert list(mix_duos(run, 2, seed=3))[-1] == 2
+    first = open_pictures(run / "duos").copy()
+    assert list(mix_duos(run, 2, seed=3)) == []
+    assert first.any(axis=(1, 2)).all()
+    assert all(len(each.labels) == 2 and each.caption for each in read_facts(run / "duos"))
+
+
+def test_two_tones_are_both_in_the_mixed_picture_equally_loud() -> None:
+    params = SpectrogramParams()
+
+    def tone(band: int, loudness: float) -> np.ndarray:
+        mel = np.full((1, params.bands, 64), 1e-3, np.float32)
+        mel[0, band] = loudness
+        return np.asarray(image_from_mel(mel, params))[:, :, 0]
+
+    both = mixed_picture(tone(100, 1.0), tone(300, 30.0))
+    rows = params.bands - 1 - np.array([100, 300])
+    assert (both[rows] < 10).all()
+    assert np.median(both) > 200

@@ -1,0 +1,63 @@
+"""The jury hears what it was taught, and its measures of sets of clips mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from riffusion_train.jury import (
+    JURY_RECIPE,
+    frechet_distance,
+    judge,
+    load_jury,
+    nearest_distances,
+    train_jury,
+)
+from riffusion_train.jury_renders import JuryRenders
+
+
+def renders(count: int) -> JuryRenders:
+    """Low steady lines called piano, and high pulses of eight beats called drums."""
+    rng = np.random.default_rng(0)
+    pictures = np.full((count, 512, 512), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        if index % 2:
+            at = int(rng.integers(64))
+            picture[20:200, at::64] = picture[20:200, at + 1 :: 64] = picture[20:200, at + 2 :: 64] = 0
+        else:
+            picture[int(rng.integers(300, 480)) :][:8] = 0
+    labels = tuple(("drums",) if index % 2 else ("piano",) for index in range(count))
+    beats = np.array([8 if index % 2 else 6 for index in range(count)])
+    swings = np.array([-1 if index % 2 else 0 for index in range(count)])
+    return JuryRenders(pictures, labels, beats, swings)
+
+
+def test_a_jury_hears_instruments_and_beats_that_it_was_taught(tmp_path: Path) -> None:
+    taught = renders(24)
+    path = tmp_path / "jury.pt"
+    reports = list(train_jury(taught, path, replace(JURY_RECIPE, steps=60, batch=8)))
+    assert reports[-1].measure > 0.9
+    verdict = judge(load_jury(path), renders(32).pictures[24:])
+    assert verdict.top() == ["piano", "drums"] * 4
+    assert verdict.tempo() == [6, 8] * 4
+    assert verdict.embeddings.shape == (8, 96)
+
+
+def test_the_distance_of_two_gaussians_is_known() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((20_000, 3))
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(one, one + np.array([2.0, 0, 0])) == pytest.approx(4, abs=1e-6)
+    # Spreads of 1 and 3 in one dimension of three: (3 - 1) squared.
+    assert frechet_distance(one, one * np.array([3.0, 1, 1])) == pytest.approx(4, abs=0.2)
+
+
+def test_a_turned_copy_is_found_and_a_stranger_is_not() -> None:
+    clips = np.random.default_rng(1).integers(0, 255, (3, 512, 512)).astype(np.uint8)
+    smooth = np.repeat(np.repeat(clips[:, ::16, ::8], 16, axis=1), 8, axis=2)
+    copy = np.roll(smooth[:1], 160, axis=2)
+    near, far = nearest_distances(copy, smooth), nearest_distances(copy, smooth[1:])
+    assert near[0] < 0.01 < 0.1 < far[0]
