@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What to measure, and beside whom."""
     group = parser.getgroup("riffusion-rt")
     group.addoption("--model", default=DEFAULT_MODEL, help="A bundle: short name, folder or hub id.")
-    group.addoption("--device", default="cpu", help="cpu or cuda.")
+    group.addoption("--device", default="cpu", help="cpu, openvino or cuda.")
     group.addoption("--peer", default="eager", choices=("eager", "compile"), help="Torch, eager or compiled.")
     group.addoption(
         "--peer-dtype", default=None, help="float32 or float16; by default as the bundle computes."
@@ -72,7 +72,8 @@ def peer(options: Any, riffusion: Riffusion) -> Any:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     dtype = options.peer_dtype or riffusion.manifest.graphs["unet"].compute_dtype
     model = Path(locate_model(options.model))
-    return TorchPeer(model, device=options.device, dtype=dtype, compiled=options.peer == "compile")
+    on = "cuda" if options.device in {"cuda", "trt", "trt-rtx"} else "cpu"
+    return TorchPeer(model, device=on, dtype=dtype, compiled=options.peer == "compile")
 
 
 @pytest.fixture
@@ -80,14 +81,16 @@ def row(options: Any, riffusion: Riffusion, peer: Any) -> Callable[..., None]:
     """Writes one row: the figures, and whom they compare."""
 
     def write(part: str, **figures: Any) -> None:
-        unet = riffusion.manifest.graphs["unet"]
+        arithmetic = riffusion.manifest.graphs["unet"].compute_dtype
+        if options.device == "openvino":
+            arithmetic = riffusion.model.session("unet").provider.rpartition(" ")[2]
         record(
             options.suite,
             folder=options.results,
             model=riffusion.manifest.name,
             part=part,
             device=options.device,
-            ours=f"riffusion-rt {unet.compute_dtype}",
+            ours=f"riffusion-rt {arithmetic}",
             peer=f"diffusers {options.peer} {str(peer.dtype).removeprefix('torch.')}",
             **figures,
         )

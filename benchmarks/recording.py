@@ -19,10 +19,12 @@ PACKAGES = (
     "scipy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "tensorrt-rtx-cu13-bindings",
     "torchaudio",
     "diffusers",
+    "ray",
 )
 
 

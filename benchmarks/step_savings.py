@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 import numpy as np
@@ -18,6 +18,8 @@ from likeness import log_spectral_distance_db
 from numpy.typing import NDArray
 from recording import record
 
+from riffusion_engine.reusing_session import ReusingSession
+from riffusion_engine.session import Session, open_session
 from riffusion_rt.denoise import WHOLE_WALK, Guidance, denoise
 from riffusion_rt.noise import TorchNoise
 from riffusion_rt.open_model import OpenModel
@@ -40,6 +42,9 @@ class Saving:
     interval: tuple[float, float] = WHOLE_WALK
     seed_offset: int = 0
     batch: int = 1
+    device: str = "cpu"
+    reuse: tuple[int, int] = (1, 1)
+    """Deep features at every n-th step, and how many of the last layers every step computes."""
 
 
 REFERENCE = Saving("reference", "ddim", 50)
@@ -54,6 +59,8 @@ SAVINGS = (
     Saving("20 steps, karras", "dpm++2m-karras", 20),
     Saving("15 steps", "dpm++2m", 15),
     Saving("15 steps, karras", "dpm++2m-karras", 15),
+    Saving("10 steps, karras", "dpm++2m-karras", 10),
+    Saving("9 steps, karras", "dpm++2m-karras", 9),
     Saving("10 steps", "dpm++2m", 10),
     Saving("guided to 0.9", "dpm++2m", 20, (0.0, 0.9)),
     Saving("guided to 0.8", "dpm++2m", 20, (0.0, 0.8)),
@@ -61,6 +68,12 @@ SAVINGS = (
     Saving("guided from 0.1", "dpm++2m", 20, (0.1, 1.0)),
     Saving("guided from 0.2 to 0.8", "dpm++2m", 20, (0.2, 0.8)),
     Saving("4 seeds in a batch", "dpm++2m", 20, batch=4),
+    Saving("deep features every 2nd", "dpm++2m", 20, reuse=(2, 1)),
+    Saving("every 2nd, two layers", "dpm++2m", 20, reuse=(2, 2)),
+    Saving("deep features every 3rd", "dpm++2m", 20, reuse=(3, 1)),
+    Saving("deep features every 5th", "dpm++2m", 20, reuse=(5, 1)),
+    Saving("openvino", "dpm++2m", 20, device="openvino"),
+    Saving("openvino, 4 in a batch", "dpm++2m", 20, device="openvino", batch=4),
 )
 
 
@@ -87,6 +100,8 @@ def main(model: str, count: int, seed: int) -> None:
             "steps": saving.steps,
             "interval": list(saving.interval),
             "batch": saving.batch,
+            "device": saving.device,
+            "reuse": list(saving.reuse),
             "clips": len(jobs),
             "log_spectral_distance_db": _mean(_lsd(pair) for pair in zip(heard, reference, strict=True)),
             "mel_distance_db": _mean(_mel(pair) for pair in zip(heard, reference, strict=True)),
@@ -120,11 +135,29 @@ def _drawn(model: OpenModel, saving: Saving, prompt: str, seed: int) -> tuple[ND
     start = start_from_noise(model.schedule, saving.sampler, saving.steps, noise)
     negative, positive = (np.repeat(row[None], saving.batch, axis=0) for row in model.embed(["", prompt]))
     guidance = Guidance(positive, negative, model.manifest.defaults.guidance, saving.interval)
-    unet = model.session("unet")
+    unet = _unet(model, saving)
     began = time.perf_counter()
     *_, last = denoise(unet, start.table, start.latents, guidance, streams)
     latents = last.latents
     return latents, time.perf_counter() - began
+
+
+def _unet(model: OpenModel, saving: Saving) -> Session:
+    """Opened once for each way."""
+    every, layers = saving.reuse
+    key = (saving.device, every, layers)
+    if key not in _unets:
+        graph = model.manifest.graph("unet")
+        _unets[key] = (
+            open_session(model.bundle, graph, device=saving.device)
+            if every == 1
+            else ReusingSession(model.bundle, graph, device=saving.device, every=every, layers=layers)
+        )
+        _drawn(model, replace(saving, steps=2), PROMPTS[0], 0)
+    return _unets[key]
+
+
+_unets: dict[tuple[str, int, int], Session] = {}
 
 
 def _heard(model: OpenModel, latents: NDArray[np.float32]) -> Heard:

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from phase_seams import seam_ratios
 from recording import record
 
+from riffusion_rt.bar_grid import BARS_A_CLIP
+
 PROMPTS = ("funky piano", "electronic beats", "church bells", "jazz piano", "strings")
 CHANGE_BLOCK_S = 0.1
 
@@ -61,13 +63,17 @@ def resident_mb() -> float:
 def levelled(
     sound: NDArray[np.floating], like: NDArray[np.float64], clip: int, ramp: int
 ) -> NDArray[np.float64]:
-    """Two clips at the levels of others, with the stream's ramp before the joint."""
-    parts = [slice(0, clip), slice(clip, 2 * clip)]
-    gains = [
-        np.sqrt(np.mean(like[part] ** 2) / max(np.mean(np.square(sound[part])), 1e-18)) for part in parts
+    """Two clips at the levels of others, bar by bar, with the stream's ramp before each."""
+    bar = clip // BARS_A_CLIP
+    starts = np.arange(0, 2 * clip, bar)
+    gains_db = [
+        10
+        * np.log10(np.mean(like[at : at + bar] ** 2) / max(np.mean(np.square(sound[at : at + bar])), 1e-18))
+        for at in starts
     ]
-    share = np.clip((np.arange(len(sound)) - (clip - ramp)) / ramp, 0, 1)
-    return np.asarray(sound * gains[0] ** (1 - share) * gains[1] ** share, np.float64)
+    corners = np.stack([starts[1:] - ramp, starts[1:]], axis=1).ravel()
+    curve = np.interp(np.arange(len(sound)), corners, np.repeat(gains_db, 2)[1:-1])
+    return np.asarray(sound * 10 ** (curve / 20), np.float64)
 
 
 def joints(
@@ -106,6 +112,7 @@ def loudness_steps(sound: NDArray[np.float32], clip: int, rate: int) -> tuple[fl
 
 @click.command()
 @click.option("--model", default="riffusion-mini", show_default=True)
+@click.option("--device", default="auto", show_default=True)
 @click.option("--minutes", default=2.0, show_default=True)
 @click.option("--steps", type=int, help="Denoising steps.  [default: the model's]")
 @click.option("--look-ahead", type=float, help="Seconds.  [default: 1.5 clips]")
@@ -116,6 +123,7 @@ def loudness_steps(sound: NDArray[np.float32], clip: int, rate: int) -> tuple[fl
 @click.option("--judged-joints", default=12, show_default=True, help="Joints to judge, evenly spread.")
 def main(
     model: str,
+    device: str,
     minutes: float,
     steps: int | None,
     look_ahead: float | None,
@@ -136,7 +144,7 @@ def main(
     blocks: list[dict[str, Any]] = []
     memory: list[float] = []
     latencies: list[float] = []
-    with Riffusion(model) as riffusion:
+    with Riffusion(model, device=device) as riffusion:
         # The first clip opens graphs; it is made before the clock runs.
         riffusion.generate(PROMPTS[0], steps=1)
         stream = Stream(riffusion.model, request, clock=clock)
@@ -194,6 +202,7 @@ def main(
     third = len(settled) // 3
     row = {
         "model": name,
+        "device": device,
         "minutes": minutes,
         "steps_wanted": wanted_steps,
         "steps_least": min(block["steps"] for block in blocks),

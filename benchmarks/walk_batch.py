@@ -25,13 +25,14 @@ WAYPOINTS = (Waypoint("church bells", seed=1), Waypoint("funky piano", seed=2))
 @click.option("--steps", default=4, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--model", default="riffusion-mini", show_default=True)
-def main(clips: int, batch: int, steps: int, rounds: int, model: str) -> None:
+@click.option("--device", default="cpu", show_default=True, help="cpu or openvino.")
+def main(clips: int, batch: int, steps: int, rounds: int, model: str, device: str) -> None:
     """Measure, and write a row to benchmarks/results/."""
     request = WalkRequest(WAYPOINTS, curve_positions(clips), steps=steps)
     stages: dict[int, list[dict[str, float]]] = {batch: [], 1: []}
     walls: dict[int, list[float]] = {batch: [], 1: []}
     pictures = {}
-    with Riffusion(model, device="cpu") as riffusion:
+    with Riffusion(model, device=device) as riffusion:
         list(riffusion.interpolate(WalkRequest(WAYPOINTS, (0.0,), steps=1)))
         for number in range(rounds):
             for size in (batch, 1) if number % 2 == 0 else (1, batch):
@@ -40,12 +41,12 @@ def main(clips: int, batch: int, steps: int, rounds: int, model: str) -> None:
                 walls[size].append((time.perf_counter() - started) / clips)
                 stages[size].append(_per_clip(made, size))
                 pictures[size] = np.stack([np.asarray(clip.image, np.int16) for clip in made])
-        threads = riffusion.device
+        device = riffusion.device
     denoise = {size: statistics.median(row["denoise"] for row in rows) for size, rows in stages.items()}
     wall = {size: statistics.median(times) for size, times in walls.items()}
     row = {
         "model": model,
-        "device": threads,
+        "device": device,
         "clips": clips,
         "batch": batch,
         "steps": steps,
