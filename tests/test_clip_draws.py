@@ -11,15 +11,34 @@ import pytest
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_rt.spectrogram_image import image_from_mel
-from riffusion_train.catalogue import BEATS_PER_CLIP, HELD_OUT_PAIRS, INSTRUMENTS, UNTUNED
+from riffusion_train.captions import Part
+from riffusion_train.catalogue import (
+    BEATS_PER_CLIP,
+    HELD_OUT_MANNERS,
+    HELD_OUT_PAIRS,
+    INSTRUMENTS,
+    MANNERS,
+    UNTUNED,
+    by_label,
+)
 from riffusion_train.clip_draws import ClipDraws, roll_by_beats
 from riffusion_train.duos import draw_pair, mix_duos, mixed_picture
-from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
+from riffusion_train.phrases import Setting
+from riffusion_train.rendered_clips import (
+    ClipFacts,
+    draw_part,
+    notes_of,
+    open_pictures,
+    read_facts,
+    reworded,
+)
+
+SETTING = Setting(beats=8, key=0, mode="major", progression=(0, 3))
 
 
 def solo(label: str, beats: int = 8) -> ClipFacts:
     pattern = next(each.patterns[0] for each in INSTRUMENTS if each.label == label)
-    return ClipFacts(label, (label,), beats, "minor", (pattern,))
+    return ClipFacts(label, (label,), beats, "minor", (pattern,), ("",))
 
 
 @pytest.fixture
@@ -52,7 +71,7 @@ def test_rolls_move_by_whole_beats() -> None:
 
 
 def test_words_change_and_facts_do_not() -> None:
-    facts = ClipFacts("piano", ("piano", "drums"), 10, "major", ("chords", "riff"))
+    facts = ClipFacts("piano", ("piano", "drums"), 10, "major", ("chords", "riff"), ("", ""))
     told = [reworded(np.random.default_rng(seed), facts) for seed in range(50)]
     assert len({each.caption for each in told}) > 25
     for each in told:
@@ -65,6 +84,28 @@ def test_words_change_and_facts_do_not() -> None:
         assert "piano" in each.caption and "drum" in each.caption
 
 
+def test_a_manner_is_always_named_and_some_are_never_learned() -> None:
+    facts = ClipFacts("", ("organ", "drums"), 8, "minor", ("riff", "riff"), ("funky", ""))
+    told = [reworded(np.random.default_rng(seed), facts).caption for seed in range(50)]
+    assert all(any(f"funky {name}" in text for name in by_label("organ").names) for text in told)
+    rng = np.random.default_rng(0)
+    drawn = {(each.label, draw_part(rng, each).manner) for each in INSTRUMENTS for _ in range(60)}
+    assert drawn.isdisjoint(HELD_OUT_MANNERS)
+    assert {manner for _, manner in drawn} == {"", *MANNERS}
+    assert all(word in by_label(label).manners for label, word in HELD_OUT_MANNERS)
+
+
+def test_a_manner_is_played_with_its_own_feel() -> None:
+    def starts(manner: str) -> set[float]:
+        part = Part(by_label("synth"), MANNERS[manner].pattern if manner else "melody", manner)
+        notes = [n for seed in range(20) for n in notes_of(np.random.default_rng(seed), part, SETTING)]
+        return {round(n.start % 1, 3) for n in notes}
+
+    assert starts("") == {0.0, 0.5}
+    assert starts("jazzy") == {0.0, 0.667}
+    assert starts("funky") == {0.0, 0.25, 0.5, 0.75}
+
+
 def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> None:
     latents, captions = ClipDraws.of_run(run).draw(np.random.default_rng(0), 64)
     assert latents.shape == (64, 1, 8, 8)
@@ -75,7 +116,7 @@ def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> Non
 
 def test_held_out_pairs_are_never_drawn(run: Path) -> None:
     held_out = sorted(min(HELD_OUT_PAIRS, key=sorted))
-    pair = ClipFacts("", tuple(held_out), 8, "minor", ("melody", "riff"))
+    pair = ClipFacts("", tuple(held_out), 8, "minor", ("melody", "riff"), ("", ""))
     write_facts(run / "clips", [*read_facts(run / "clips"), pair])
     write_latents(run / "latents.npy", len(INSTRUMENTS) + 1)
     draws = ClipDraws.of_run(run)

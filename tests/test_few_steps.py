@@ -42,6 +42,7 @@ def run(tmp_path: Path) -> Path:
             "beats": 8,
             "mode": "major",
             "patterns": ["chords"],
+            "manners": [""],
         }
         for i, caption in enumerate(CAPTIONS)
     ]

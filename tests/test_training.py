@@ -144,7 +144,14 @@ def test_assembling_an_unfinished_run_says_what_to_run(tmp_path: Path) -> None:
 
 def test_the_card_says_what_the_last_judgement_found(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    fact = {"caption": "drums", "labels": ["drums"], "beats": 8, "mode": "minor", "patterns": ["riff"]}
+    fact = {
+        "caption": "drums",
+        "labels": ["drums"],
+        "beats": 8,
+        "mode": "minor",
+        "patterns": ["riff"],
+        "manners": [""],
+    }
     (tmp_path / "clips" / "clips.jsonl").write_text(json.dumps(fact) + "\n")
     results = Path(__file__).parents[1] / "benchmarks" / "results" / "mini_evaluation.jsonl"
     row = json.loads(results.read_text().splitlines()[-1])

@@ -60,6 +60,22 @@ def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
 
 @main.command()
 @RUN
+@click.option(
+    "--autoencoder-batches", type=int, required=True, help="That it had learned from, for the card."
+)
+@click.option("--denoiser-batches", type=int, required=True, help="The same.")
+@click.argument("model")
+def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, model: str) -> None:
+    """Begin a run with the weights of MODEL, a bundle, instead of none; its autoencoder stays as it is."""
+    from riffusion_rt.models import locate_model
+    from riffusion_train.begun import begin_with
+
+    begun = begin_with(locate_model(model), run, autoencoder_batches, denoiser_batches)
+    click.echo(f"{run} begins with {begun.model} of {denoiser_batches:,} batches")
+
+
+@main.command()
+@RUN
 @click.option("--minutes", default=150.0, show_default=True, help="Wall time to train.")
 @click.option("--steps", type=int, help="Batches to train instead.")
 def denoiser(run: Path, minutes: float, steps: int | None) -> None:

@@ -14,19 +14,20 @@ UNTUNED_FEELS = frozenset({"beats", "typewriter"})
 
 @dataclass(frozen=True)
 class Part:
-    """One player of a clip: the instrument and the pattern that it plays."""
+    """One player of a clip: the instrument, the pattern that it plays, and the word for its manner, if it has one."""
 
     instrument: Instrument
     pattern: str
+    manner: str = ""
 
 
 def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode: str) -> str:
-    """A caption of one to about ten words; the instrument is always named, everything else only sometimes."""
+    """A caption of one to about ten words: instrument and manner are always named, everything else only sometimes."""
     subjects = [_subject(rng, part) for part in parts]
     joiner = str(rng.choice([" and ", " with ", " and "]))
     words = joiner.join(subjects)
     front: list[str] = []
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         front.append(_pick(rng, TEMPO_WORDS[beats]))
     if rng.random() < 0.25 and all(part.instrument.feel not in UNTUNED_FEELS for part in parts):
         front.append(_pick(rng, MOOD_WORDS[mode]))
@@ -42,7 +43,7 @@ def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode:
 
 
 def _subject(rng: np.random.Generator, part: Part) -> str:
-    name = _pick(rng, part.instrument.names)
+    name = f"{part.manner} {_pick(rng, part.instrument.names)}".strip()
     if part.instrument.feel in UNTUNED_FEELS or rng.random() > 0.3:
         return name
     return f"{name} {_pick(rng, PATTERN_WORDS[part.pattern])}"

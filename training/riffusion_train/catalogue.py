@@ -29,12 +29,28 @@ PATTERN_WORDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Manner:
+    """Another way to play: the phrase generator and the pattern that an instrument takes instead of its own."""
+
+    feel: str
+    pattern: str
+
+
+MANNERS: dict[str, Manner] = {
+    "jazzy": Manner("jazz", "melody"),
+    "funky": Manner("funk", "riff"),
+    "bluesy": Manner("blues", "riff"),
+}
+"""By the word that a caption puts before the instrument."""
+
+
+@dataclass(frozen=True)
 class Instrument:
     """One entry of the vocabulary: a caption's subject and how to make it sound.
 
     ``programs`` are General MIDI programs (0-based), of which a rendering draws one; ``low`` and ``high`` bound the
     MIDI pitches; ``feel`` picks the phrase generator; ``names`` are the words a caption may use, commonest first;
-    ``weight`` is its share of the data set.
+    ``weight`` is its share of the data set; ``manners`` are the words of other ways in which it plays now and then.
     """
 
     label: str
@@ -46,11 +62,12 @@ class Instrument:
     patterns: tuple[str, ...] = ("chords", "arpeggio", "melody")
     weight: float = 1.0
     drum_kits: tuple[int, ...] = field(default=())
+    manners: tuple[str, ...] = ()
 
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument(
-        "piano", ("piano", "piano", "grand piano", "classical piano"), "plain", (0, 1), 40, 88, weight=1.4
+        "piano", ("piano", "piano", "grand piano", "classical piano"), "plain", (0, 1), 40, 88, weight=2.2
     ),
     Instrument(
         "funky piano",
@@ -99,6 +116,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         80,
         ("melody",),
         1.4,
+        manners=("bluesy",),
     ),
     Instrument(
         "blues guitar",
@@ -119,6 +137,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         76,
         ("chords", "arpeggio"),
         1.4,
+        manners=("jazzy", "bluesy"),
     ),
     Instrument(
         "bass",
@@ -139,6 +158,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         84,
         ("sustained", "melody", "chords"),
         1.4,
+        manners=("jazzy",),
     ),
     Instrument(
         "typewriter taps",
@@ -154,11 +174,31 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         drum_kits=(0, 8, 16),
         patterns=("riff",),
     ),
-    Instrument("flute", ("flute", "flute", "pan flute"), "plain", (73, 75), 60, 93, ("melody",), 0.8),
     Instrument(
-        "trumpet", ("trumpet", "trumpet", "muted trumpet"), "jazz", (56, 59), 55, 82, ("melody",), 0.8
+        "flute",
+        ("flute", "flute", "pan flute"),
+        "plain",
+        (73, 75),
+        60,
+        93,
+        ("melody",),
+        1.2,
+        manners=("jazzy",),
     ),
-    Instrument("violin", ("violin", "fiddle", "solo violin"), "plain", (40,), 56, 93, ("melody",), 0.8),
+    Instrument(
+        "trumpet", ("trumpet", "trumpet", "muted trumpet"), "jazz", (56, 59), 55, 82, ("melody",), 1.3
+    ),
+    Instrument(
+        "violin",
+        ("violin", "fiddle", "solo violin"),
+        "plain",
+        (40,),
+        56,
+        93,
+        ("melody",),
+        0.8,
+        manners=("jazzy",),
+    ),
     Instrument(
         "organ",
         ("organ", "church organ", "hammond organ"),
@@ -168,9 +208,18 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         84,
         ("sustained", "chords"),
         0.8,
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
-        "marimba", ("marimba", "marimba", "xylophone"), "plain", (12, 13), 48, 91, ("arpeggio", "melody"), 0.8
+        "marimba",
+        ("marimba", "marimba", "xylophone"),
+        "plain",
+        (12, 13),
+        48,
+        91,
+        ("arpeggio", "melody"),
+        0.9,
+        manners=("jazzy", "funky"),
     ),
     Instrument(
         "synth",
@@ -180,7 +229,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         48,
         88,
         ("arpeggio", "riff", "melody"),
-        0.8,
+        0.9,
+        manners=("jazzy", "funky"),
     ),
     Instrument(
         "rock guitar",
@@ -190,7 +240,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         40,
         70,
         ("riff",),
-        0.8,
+        0.9,
+        manners=("bluesy",),
     ),
     Instrument(
         "choir",
@@ -217,3 +268,6 @@ HELD_OUT_PAIRS = frozenset(
     {frozenset({"church bells", "electronic beats"}), frozenset({"flute", "typewriter taps"})}
 )
 """Pairs that a model never learns together, so that it can be asked for what it has not heard."""
+
+HELD_OUT_MANNERS = frozenset({("flute", "jazzy"), ("violin", "jazzy")})
+"""Ways of playing, by label and word, that it never learns of these instruments, for the same end."""

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosine
+from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 
@@ -100,13 +101,18 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iterator[TrainingProgress]:
-    """Train on the clips and duos of ``run`` as its ``vae`` encodes them; resume; leave models and tokenizer there."""
+    """Train on the clips and duos of ``run`` as its ``vae`` encodes them; resume; leave models and tokenizer there.
+
+    A run that was begun with a finished model (``begun.begin_with``) trains on from its weights.
+    """
     torch.manual_seed(recipe.seed)
     clips = ClipDraws.of_run(run)
     if not (run / "tokenizer" / "vocab.json").exists():
         write_clip_tokenizer(run / "tokenizer", [f.caption for f in clips.facts], VOCABULARY)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
-    model = PromptedUNet(build_unet(), build_text_encoder(tokenizer))
+    begun = not (run / "denoiser.pt").exists() and Begun.of_run(run)
+    networks = begun_networks(run) if begun else (build_unet(), build_text_encoder(tokenizer))
+    model = PromptedUNet(*networks).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2

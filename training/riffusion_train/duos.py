@@ -74,4 +74,5 @@ def facts_of_both(rng: np.random.Generator, one: ClipFacts, other: ClipFacts) ->
     players = [one, other] if rng.random() < 0.5 else [other, one]
     labels = tuple(player.labels[0] for player in players)
     patterns = tuple(player.patterns[0] for player in players)
-    return reworded(rng, ClipFacts("", labels, one.beats, other.mode, patterns))
+    manners = tuple(player.manners[0] for player in players)
+    return reworded(rng, ClipFacts("", labels, one.beats, other.mode, patterns, manners))

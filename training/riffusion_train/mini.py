@@ -20,6 +20,7 @@ from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_engine.whole_file import whole_file
 from riffusion_train import duos
 from riffusion_train.autoencoder import AutoencoderRecipe
+from riffusion_train.begun import Begun
 from riffusion_train.catalogue import INSTRUMENTS
 from riffusion_train.checkpointing import load_state
 from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
@@ -114,6 +115,14 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
     solos = sum(len(f.labels) == 1 for f in facts)
     mixed = len(read_facts(run / duos.FOLDER)) if (run / duos.FOLDER).is_dir() else 0
     steps = {part: int(load_state(run / f"{part}.pt").get("step", 0)) for part in ("autoencoder", "denoiser")}
+    begun = Begun.of_run(run)
+    if begun:
+        steps["autoencoder"] += begun.autoencoder_batches
+    before = (
+        f"{begun.denoiser_batches:,} batches on an earlier data set of this recipe ({begun.model}), then "
+        if begun
+        else ""
+    )
     instruments = ", ".join(i.label for i in INSTRUMENTS)
     settings = FEW_STEPS_SETTINGS if few_steps else SHIPPED_SETTINGS
     distilled = int(load_state(run / FOLDER / "student.pt").get("step", 0)) if few_steps else 0
@@ -131,7 +140,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos) and {mixed:,} duos mixed of them; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns |
-| UNet and text encoder | {steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together |
+| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together |
 {consistency}| trained on | {hardware()} |
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
 | licence of the weights | CC0-1.0, see LICENSE |

@@ -1,8 +1,8 @@
 """A seed in, a data set out: pictures of rendered loops with their captions and their facts.
 
 The folder holds ``pictures.npy`` (uint8, clips × bands × columns, as in a spectrogram image's channel) and
-``clips.jsonl`` (caption, labels, beats, mode, patterns). Clip ``i`` depends on the seed and on ``i`` alone, so a
-rendering can be resumed, split over processes, and repeated.
+``clips.jsonl`` (caption, labels, beats, mode, patterns, manners). Clip ``i`` depends on the seed and on ``i`` alone,
+so a rendering can be resumed, split over processes, and repeated.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ from numpy.typing import NDArray
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_train.captions import Part, caption
-from riffusion_train.catalogue import BEATS_PER_CLIP, INSTRUMENTS, Instrument
-from riffusion_train.phrases import Setting, compose, draw_setting
+from riffusion_train.catalogue import (
+    BEATS_PER_CLIP,
+    HELD_OUT_MANNERS,
+    INSTRUMENTS,
+    MANNERS,
+    Instrument,
+)
+from riffusion_train.phrases import Note, Setting, compose, draw_setting
 from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra, typewriter
 
 COLUMNS = 512
-DUO_SHARE = 0.12
+DUO_SHARE = 0.15
 """Share of clips with two players."""
+MANNER_SHARE = 0.35
+"""Share of clips in which an instrument that has other manners takes one."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,16 @@ class ClipFacts:
     mode: str
     patterns: tuple[str, ...]
     """What each player plays, in the order of ``labels``."""
+    manners: tuple[str, ...]
+    """In which manner, a word of ``catalogue.MANNERS``, or "" for the instrument's own."""
 
 
 def reworded(rng: np.random.Generator, facts: ClipFacts) -> ClipFacts:
     """The same clip with another caption, as true as the first."""
     players = {each.label: each for each in INSTRUMENTS}
     parts = tuple(
-        Part(players[label], pattern) for label, pattern in zip(facts.labels, facts.patterns, strict=True)
+        Part(players[label], pattern, manner)
+        for label, pattern, manner in zip(facts.labels, facts.patterns, facts.manners, strict=True)
     )
     return replace(facts, caption=caption(rng, parts, facts.beats, facts.mode))
 
@@ -59,13 +70,15 @@ def render_clip(
     beats = draw_beats(rng)
     setting = draw_setting(rng, beats)
     chosen = [i for i in INSTRUMENTS if i.label == label] if label else list(_draw_players(rng))
-    sound, parts = _play_together(orchestra, rng, chosen, setting)
+    parts = tuple(draw_part(rng, player) for player in chosen)
+    sound = _play_together(orchestra, rng, parts, setting)
     facts = ClipFacts(
         caption(rng, parts, beats, setting.mode),
         tuple(p.instrument.label for p in parts),
         beats,
         setting.mode,
         tuple(p.pattern for p in parts),
+        tuple(p.manner for p in parts),
     )
     return sound, facts
 
@@ -75,8 +88,8 @@ def render_parts(
 ) -> tuple[NDArray[np.float32], int]:
     """A clip of these players: samples float32 (225,792,) in ±1, and its beats."""
     beats = draw_beats(rng)
-    sound, _ = _play_together(orchestra, rng, players, draw_setting(rng, beats))
-    return sound, beats
+    parts = [_own_part(rng, player) for player in players]
+    return _play_together(orchestra, rng, parts, draw_setting(rng, beats)), beats
 
 
 def draw_beats(rng: np.random.Generator) -> int:
@@ -85,14 +98,26 @@ def draw_beats(rng: np.random.Generator) -> int:
 
 
 def _play_together(
-    orchestra: Orchestra, rng: np.random.Generator, players: Sequence[Instrument], setting: Setting
-) -> tuple[NDArray[np.float32], tuple[Part, ...]]:
-    parts = tuple(Part(player, str(rng.choice(list(player.patterns)))) for player in players)
+    orchestra: Orchestra, rng: np.random.Generator, parts: Sequence[Part], setting: Setting
+) -> NDArray[np.float32]:
     samples = COLUMNS * SpectrogramParams().hop_length
     sound = np.zeros(samples, np.float32)
     for part in parts:
         sound += _balanced(_play(orchestra, rng, part, setting, samples))
-    return sound / max(float(np.abs(sound).max()), 1e-6), parts
+    return sound / max(float(np.abs(sound).max()), 1e-6)
+
+
+def draw_part(rng: np.random.Generator, player: Instrument) -> Part:
+    """What a player plays: now and then in another manner than its own."""
+    learned = [word for word in player.manners if (player.label, word) not in HELD_OUT_MANNERS]
+    if learned and rng.random() < MANNER_SHARE:
+        manner = str(rng.choice(learned))
+        return Part(player, MANNERS[manner].pattern, manner)
+    return _own_part(rng, player)
+
+
+def _own_part(rng: np.random.Generator, player: Instrument) -> Part:
+    return Part(player, str(rng.choice(list(player.patterns))))
 
 
 def _draw_players(rng: np.random.Generator) -> tuple[Instrument, ...]:
@@ -109,10 +134,16 @@ def _play(
 ) -> NDArray[np.float32]:
     if part.instrument.feel == "typewriter":
         return typewriter(rng, setting.beats, samples)
-    notes = compose(rng, part.instrument, setting, part.pattern)
+    notes = notes_of(rng, part, setting)
     drums = bool(part.instrument.drum_kits)
     programs = part.instrument.drum_kits or part.instrument.programs
     return orchestra.play([(drums, int(rng.choice(list(programs))), notes)], setting.beats, samples)
+
+
+def notes_of(rng: np.random.Generator, part: Part, setting: Setting) -> list[Note]:
+    """What ``part`` plays in ``setting``, in its manner."""
+    feel = MANNERS[part.manner].feel if part.manner else part.instrument.feel
+    return compose(rng, replace(part.instrument, feel=feel), setting, part.pattern)
 
 
 def _balanced(sound: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,5 +207,13 @@ def read_facts(folder: Path) -> list[ClipFacts]:
     """The facts of every clip rendered so far, in order."""
     rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
     return [
-        ClipFacts(r["caption"], tuple(r["labels"]), r["beats"], r["mode"], tuple(r["patterns"])) for r in rows
+        ClipFacts(
+            r["caption"],
+            tuple(r["labels"]),
+            r["beats"],
+            r["mode"],
+            tuple(r["patterns"]),
+            tuple(r["manners"]),
+        )
+        for r in rows
     ]

@@ -1,0 +1,62 @@
+"""A finished model in, a run that trains on from its weights out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from riffusion_engine.errors import OutputError
+from riffusion_engine.whole_file import whole_file
+from riffusion_export.checkpoint import checkpoint_from_bundle
+
+FILE = "begun.json"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a run began with instead of nothing: a model's name, and the batches that it had learned from by then."""
+
+    model: str
+    autoencoder_batches: int
+    denoiser_batches: int
+
+    @classmethod
+    def of_run(cls, run: Path) -> Begun | None:
+        """What ``run`` began with, None for one that began with nothing."""
+        path = run / FILE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def begin_with(bundle: Path, run: Path, autoencoder_batches: int, denoiser_batches: int) -> Begun:
+    """Put the networks and the tokenizer of ``bundle`` into ``run``, whose denoiser then trains on from them.
+
+    Raises:
+        OutputError: the run has networks already.
+        ExportError: it is no bundle.
+    """
+    if there := [part for part in PARTS if (run / part).exists()]:
+        raise OutputError(f"{run} has a {there[0]} already", hint="Name another folder with --run")
+    run.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run) as scratch:
+        checkpoint_from_bundle(bundle, Path(scratch) / "checkpoint")
+        for part in PARTS:
+            shutil.move(Path(scratch) / "checkpoint" / part, run / part)
+    begun = Begun(bundle.name, autoencoder_batches, denoiser_batches)
+    with whole_file(run / FILE) as file:
+        file.write(json.dumps(asdict(begun), indent=2).encode())
+    return begun
+
+
+def begun_networks(run: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """The UNet and the text encoder that a run begins with, float32."""
+    unet = UNet2DConditionModel.from_pretrained(run / "unet", torch_dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(run / "text_encoder", dtype=torch.float32)
+    return unet, text_encoder
