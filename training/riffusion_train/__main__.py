@@ -78,11 +78,13 @@ def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, model: str
 @RUN
 @click.option("--minutes", default=150.0, show_default=True, help="Wall time to train.")
 @click.option("--steps", type=int, help="Batches to train instead.")
-def denoiser(run: Path, minutes: float, steps: int | None) -> None:
+@click.option("--learning-rate", default=6e-4, show_default=True, help="At its highest; it falls to the end.")
+def denoiser(run: Path, minutes: float, steps: int | None, learning_rate: float) -> None:
     """Train the UNet and the text encoder on the autoencoder's latents."""
     from riffusion_train.denoiser import DenoiserRecipe, train_denoiser
 
-    _show(train_denoiser(run, DenoiserRecipe(minutes=minutes, steps=steps)), "loss")
+    recipe = DenoiserRecipe(minutes=minutes, steps=steps, learning_rate=learning_rate)
+    _show(train_denoiser(run, recipe), "loss")
 
 
 @main.command(name="few-steps")
