@@ -1,6 +1,6 @@
 """How fast is a guided UNet step on this CPU, and what does each way of making it faster cost in parity?
 
-python benchmarks/cpu_full_size.py BUNDLE                   # every way; rows in benchmarks/results/cpu_full_size.jsonl
+python benchmarks/cpu_full_size.py BUNDLE                   # every way; rows in benchmarks/results/cpu_ways.jsonl
 python benchmarks/cpu_full_size.py BUNDLE --way standard    # one of them
 
 BUNDLE holds float32 arithmetic (``riffusion-rt export CHECKPOINT -o BUNDLE --precision float32``). The peer is
@@ -92,7 +92,7 @@ def main(bundle: Path, ways: tuple[str, ...], rounds: int, threads: int) -> None
             f"parity {row['parity']:.1e}  opened in {load_s:.1f} s"
         )
         model = Manifest.read(bundle).name
-        record("cpu_full_size", model=model, peer="diffusers eager float32", rounds=rounds, **row)
+        record("cpu_ways", model=model, peer="diffusers eager float32", rounds=rounds, **row)
 
 
 def _feeds(bundle: Path, seed: int = 0, timestep: int = 500) -> Feeds:

@@ -20,6 +20,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "nncf",
     "torch",
     "tensorrt-rtx-cu13-bindings",
     "torchaudio",

@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import regression  # noqa: E402
 import report  # noqa: E402
+import report_tables  # noqa: E402
 
 
 def _row(part: str = "unet", **changes: Any) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def test_files_without_a_common_part_are_refused(tmp_path: Path) -> None:
 def test_tables_and_charts_say_what_the_rows_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "results").mkdir()
     _file(tmp_path / "results", "suite", _row(times_faster=1.0), _row())
-    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(report_tables, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(report, "CHARTS", tmp_path / "charts")
     text = report.readme(f"before {report.BEGIN} old {report.END} after")
     assert text.startswith("before ")
