@@ -17,6 +17,9 @@ RUN = click.option(
     help="Folder of the run.",
 )
 
+CLIPS, DUOS = 6_000, 2_200
+"""The data set that riffusion-mini learns from."""
+
 
 @click.group(context_settings={"max_content_width": 110})
 def main() -> None:
@@ -25,8 +28,8 @@ def main() -> None:
 
 @main.command()
 @RUN
-@click.option("--count", default=4000, show_default=True, help="Clips to render.")
-@click.option("--duos", default=1500, show_default=True, help="Duos to mix of them.")
+@click.option("--count", default=CLIPS, show_default=True, help="Clips to render.")
+@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of them.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--soundfont", type=click.Path(path_type=Path), default=None, help="An .sf2 or .sf3 file.")
@@ -117,11 +120,17 @@ def assemble(run: Path, few: bool, output: Path) -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
 )
+@click.option("--count", default=CLIPS, show_default=True, help="Clips to render.")
+@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of them.")
+@click.option("--steps", type=int, help="Batches to train each network with, instead of its time.")
 @click.pass_context
-def everything(context: click.Context, run: Path, output: Path) -> None:
-    """All of it, from the data set to the checkpoint: some three hours of two cores."""
-    for stage in (render, autoencoder, denoiser):
-        context.invoke(stage, run=run)
+def everything(
+    context: click.Context, run: Path, output: Path, count: int, duos: int, steps: int | None
+) -> None:
+    """All of it, from the data set to the checkpoint: some four hours of two cores."""
+    context.invoke(render, run=run, count=count, duos=duos)
+    context.invoke(autoencoder, run=run, steps=steps)
+    context.invoke(denoiser, run=run, steps=steps)
     context.invoke(assemble, run=run, output=output)
 
 

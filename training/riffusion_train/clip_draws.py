@@ -66,7 +66,9 @@ def cached_latents(run: Path, folder: str = "clips") -> NDArray[np.float16]:
     quicken_group_norms(model)
     pictures = open_pictures(run / folder)[:count]
     with torch.autocast("cpu", torch.bfloat16):
-        parts = tqdm(range(0, count, 8), desc=f"latents of {folder}", unit_scale=8, unit="clip", mininterval=5)
+        parts = tqdm(
+            range(0, count, 8), desc=f"latents of {folder}", unit_scale=8, unit="clip", mininterval=5
+        )
         latents = np.concatenate([_encode_loops(model, pictures[i : i + 8]) for i in parts])
     np.save(path, latents)
     return np.asarray(latents)
