@@ -31,6 +31,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
     pytest.mark.skipif(not (STATIC / "index.html").exists(), reason="the page is not built: npm run build"),
+    pytest.mark.flaky(reruns=2),
 ]
 
 TAP = Path(__file__).parent / "data" / "tap.js"
