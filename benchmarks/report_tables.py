@@ -140,6 +140,21 @@ def cpu_ways_table() -> str:
     return "\n\n".join(tables)
 
 
+def adherence_table() -> str:
+    """Whether the embedded model plays what it is asked for."""
+    lines = []
+    for row in newest(rows("mini_evaluation"), "model"):
+        jury = row["jury_on_held_out"]
+        lines.append(
+            f"**What is heard of a prompt**, {row['model']}, {row['sampler']}, {row['steps']} steps, guidance "
+            f"{row['guidance']}: the instrument asked for in {row['top_1']:.0%} of {row['prompts']} prompts times "
+            f"{row['seeds'][1] - row['seeds'][0] + 1} seeds, the tempo in {row['tempo_as_asked']:.0%} of those "
+            f"that name one, judged by a network right about {jury['instrument']:.0%} and {jury['tempo']:.0%} of real "
+            "renders. Again: `python benchmarks/mini_evaluation.py judge`"
+        )
+    return "\n\n".join(lines)
+
+
 def savings_table() -> str:
     """What a cheaper walk costs in sound."""
     tables = []
@@ -221,6 +236,7 @@ _LIVE: tuple[Callable[[], list[str]], ...] = (_stream, _page, _load, _cluster, _
 
 TABLES: tuple[Callable[[], str], ...] = (
     cold_start_table,
+    adherence_table,
     live_table,
     suite_table,
     savings_table,
