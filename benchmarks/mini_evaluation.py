@@ -11,6 +11,7 @@ heard stand in the same row: no adherence can be trusted further than those.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ UNSEEN = {
 """Combinations that no caption of the data set has, and the attributes to be heard."""
 
 WALKS = (("church bells", "electronic beats"), ("typewriter taps", "jazz piano"))
+SEED_IMAGE = "beat-94"
+"""What Riffusion's walks are drawn on, so that all of a walk has one beat."""
 POINTS = 9
 CLIP_MS = 5_120.0
 
@@ -126,7 +129,11 @@ def judge_model(
         prompt: _attributes(judge(jury, painter.prompts(prompt, every)), wanted)
         for prompt, wanted in tqdm(UNSEEN.items(), unit="prompt")
     }
-    walks = [_walk(jury, painter, start, end, seed) for start, end in WALKS for seed in every[:3]]
+    seeded = dataclasses.replace(painter, settings=dataclasses.replace(settings, seed_image=SEED_IMAGE))
+    walks, on_a_beat = (
+        [_walk(jury, each, start, end, seed) for start, end in WALKS for seed in every[:3]]
+        for each in (painter, seeded)
+    )
     solos = np.concatenate([drawn[label] for label in LABELS])
     defaults = settings.resolved(opened.manifest.defaults)
     figures = {
@@ -134,6 +141,7 @@ def judge_model(
         "unseen": unseen,
         **_distances(run, jury, solos, held_out),
         "walks": walks,
+        "walks_on_a_seed_image": on_a_beat,
         "jury_on_held_out": _jury_itself(jury, held_out),
     }
     _print(figures)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -168,14 +168,13 @@ def write_card(run: Path, bundle: Path, figures: Mapping[str, Any], *, few_steps
 
 def _judged(row: Mapping[str, Any]) -> str:
     """A row of the evaluation as Markdown."""
-    walks, seeds = row["walks"], row["seeds"]
+    seeds = row["seeds"]
     weak = ", ".join(f"{prompt} {share:.0%}" for prompt, share in row["per_prompt"].items() if share < 0.75)
     unseen = "; ".join(
         f"{prompt}: " + ", ".join(f"{name} {share:.0%}" for name, share in heard.items())
         for prompt, heard in row["unseen"].items()
     )
     judge = row["jury_on_held_out"]
-    crossing = sum(walk["crosses_over"] and walk["reversals"] <= 1 for walk in walks)
     return f"""Judged by a jury that learned from renders of other seeds, half of them of another soundfont, and that is right about
 {judge["instrument"]:.1%} of the instruments, {judge["tempo"]:.0%} of the tempi and {judge["swing"]:.0%} of the swing in renders that it has not heard:
 
@@ -188,8 +187,16 @@ def _judged(row: Mapping[str, Any]) -> str:
 | Fréchet distance to unheard renders (and between two halves of these) | {row["frechet"]:.0f} ({row["frechet_of_two_real_halves"]:.0f}) |
 | the same, of its own soundfont only | {row["frechet_own_soundfont"]:.0f} ({row["frechet_of_two_halves_own_soundfont"]:.0f}) |
 | distance to the nearest learned clip, median (and of unheard renders) | {row["nearest_learned"][2]} ({row["nearest_learned_of_real"][2]}) |
-| walks that cross over with one reversal at most | {crossing} of {len(walks)}; beats move up to {max(walk["beat_shift_ms"] for walk in walks):.0f} ms |
+| walks that cross over with one reversal at most | {_walks(row["walks"])} |
+| the same, on a seed image | {_walks(row["walks_on_a_seed_image"])} |
 """  # noqa: E501
+
+
+def _walks(walks: Sequence[Mapping[str, Any]]) -> str:
+    crossing = sum(walk["crosses_over"] and walk["reversals"] <= 1 for walk in walks)
+    shifts = sorted(float(walk["beat_shift_ms"]) for walk in walks)
+    median, worst = shifts[len(shifts) // 2], shifts[-1]
+    return f"{crossing} of {len(walks)}; beats move {median:.0f} ms at the median, {worst:.0f} ms at most"
 
 
 def hardware() -> str:
