@@ -61,7 +61,7 @@ UNSEEN = {
 """Combinations that no caption of the data set has, and the attributes to be heard."""
 
 WALKS = (("church bells", "electronic beats"), ("typewriter taps", "jazz piano"))
-SEED_IMAGE = "beat-94"
+SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.85
 """What Riffusion's walks are drawn on, so that all of a walk has one beat."""
 POINTS = 9
 CLIP_MS = 5_120.0
@@ -129,7 +129,9 @@ def judge_model(
         prompt: _attributes(judge(jury, painter.prompts(prompt, every)), wanted)
         for prompt, wanted in tqdm(UNSEEN.items(), unit="prompt")
     }
-    seeded = dataclasses.replace(painter, settings=dataclasses.replace(settings, seed_image=SEED_IMAGE))
+    seeded = dataclasses.replace(
+        painter, settings=dataclasses.replace(settings, seed_image=SEED_IMAGE, strength=SEED_STRENGTH)
+    )
     walks, on_a_beat = (
         [_walk(jury, each, start, end, seed) for start, end in WALKS for seed in every[:3]]
         for each in (painter, seeded)
@@ -314,7 +316,7 @@ def _print(figures: dict[str, Any], indent: str = "") -> None:
             _print(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for each in value:
-                click.echo(f"{indent}{name[:-1]}: {each}")
+                click.echo(f"{indent}{name}: {each}")
         else:
             click.echo(
                 f"{indent}{name:28} {value:.3f}" if isinstance(value, float) else f"{indent}{name:28} {value}"
