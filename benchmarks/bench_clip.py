@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from likeness import log_spectral_distance_db, picture_psnr_db, picture_ssim, relative_l2
 from numpy.typing import NDArray
-from PIL import Image
 from turns import by_turns
 
 from riffusion_rt import Clip, ClipRequest, Riffusion
+from riffusion_rt.picture_sound import sound_of_picture
 
 PROMPT = "funky piano"
 
@@ -56,9 +56,5 @@ def bench_clip(
 
 
 def _sound(riffusion: Riffusion, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    from riffusion_rt.loudness import finish_clip
-    from riffusion_rt.phase import waveform_from_mel
-    from riffusion_rt.spectrogram_image import mel_from_image
-
-    params = riffusion.manifest.spectrogram
-    return finish_clip(waveform_from_mel(mel_from_image(Image.fromarray(picture), params), params, loop=True))
+    model = riffusion.model
+    return sound_of_picture(picture, model.manifest.spectrogram, loop=True, vocoder=model.vocoder)

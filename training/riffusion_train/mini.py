@@ -123,6 +123,7 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
         if begun
         else ""
     )
+    stages = "render, begin, denoiser, assemble" if begun else "everything"
     instruments = ", ".join(i.label for i in INSTRUMENTS)
     settings = FEW_STEPS_SETTINGS if few_steps else SHIPPED_SETTINGS
     distilled = int(load_state(run / FOLDER / "student.pt").get("step", 0)) if few_steps else 0
@@ -136,7 +137,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 
 | | |
 |---|---|
-| knows | {instruments}; words for tempo, mood and pattern |
+| knows | {instruments}; words for tempo, mood, manner and pattern |
 | data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos) and {mixed:,} duos mixed of them; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns |
@@ -145,7 +146,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
 | licence of the weights | CC0-1.0, see LICENSE |
 
-Made by `python -m riffusion_train everything` (render, autoencoder, denoiser, assemble), then `riffusion-rt export`.
+Made by `python -m riffusion_train` ({stages}), then `riffusion-rt export`.
 
 {_judged(figures) if figures else "Judge it with `benchmarks/mini_evaluation.py`."}
 
