@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from riffusion_rt.audio_file import read_audio, read_metadata
 from riffusion_rt.cli import main
+from riffusion_rt.cli.stream import _ctrl_c
 from riffusion_rt.stream_output import SampleFile, pcm16, wav_header
 
 BAR = 32 * 441
@@ -93,6 +95,15 @@ def test_ctrl_c_leaves_a_whole_file(tmp_path: Path, toy_bundle: Path) -> None:
     samples, _ = read_audio(path)
     assert samples.shape[1] == content["samples"] == content["bars"] * BAR
     assert json.loads(read_metadata(path)["request"])["duration_s"] == pytest.approx(content["duration_s"])
+
+
+def test_an_interrupt_that_is_swallowed_is_remembered() -> None:
+    with _ctrl_c() as pressed:
+        assert not pressed.is_set()
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert pressed.is_set()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_steer_file_is_followed_and_its_mistakes_are_told(

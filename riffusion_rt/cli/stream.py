@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -165,7 +168,7 @@ def _play(stream: Stream, out: Output, steering: _Steering, tally: _Tally, repor
     """Hand every block on until the end or Ctrl-C, after which what is left of the sound follows."""
     total = stream.request.duration_s
     try:
-        with report.progress("playing", "s") as advance:
+        with _ctrl_c() as pressed, report.progress("playing", "s") as advance:
             for block in stream:
                 out.write(block.samples)
                 tally.add(block)
@@ -173,10 +176,34 @@ def _play(stream: Stream, out: Output, steering: _Steering, tally: _Tally, repor
                 steering.look()
                 done = tally.samples / stream.rate
                 advance(round(done), round(total or done), " + ".join(prompt for prompt, _ in block.prompts))
+                if pressed.is_set():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         tail = stream.finish()
         out.write(tail)
         tally.samples += tail.shape[1]
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which interrupts as well: where a callback or a destructor swallows that, the music still ends."""
+    pressed = threading.Event()
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _metadata(request: Any, model: str) -> dict[str, str]:

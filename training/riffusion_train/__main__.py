@@ -67,13 +67,12 @@ def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
     "--autoencoder-batches", type=int, required=True, help="That it had learned from, for the card."
 )
 @click.option("--denoiser-batches", type=int, required=True, help="The same.")
-@click.argument("model")
-def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, model: str) -> None:
-    """Begin a run with the weights of MODEL, a bundle, instead of none; its autoencoder stays as it is."""
-    from riffusion_rt.models import locate_model
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, bundle: Path) -> None:
+    """Begin a run with the weights of a BUNDLE's folder instead of none; its autoencoder stays as it is."""
     from riffusion_train.begun import begin_with
 
-    begun = begin_with(locate_model(model), run, autoencoder_batches, denoiser_batches)
+    begun = begin_with(bundle, run, autoencoder_batches, denoiser_batches)
     click.echo(f"{run} begins with {begun.model} of {denoiser_batches:,} batches")
 
 
