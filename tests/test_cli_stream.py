@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -97,12 +96,13 @@ def test_ctrl_c_leaves_a_whole_file(tmp_path: Path, toy_bundle: Path) -> None:
     assert json.loads(read_metadata(path)["request"])["duration_s"] == pytest.approx(content["duration_s"])
 
 
-def test_an_interrupt_that_is_swallowed_is_remembered() -> None:
+def test_the_first_ctrl_c_is_remembered_and_the_second_interrupts() -> None:
     with _ctrl_c() as pressed:
         assert not pressed.is_set()
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert pressed.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

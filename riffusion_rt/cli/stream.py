@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -177,7 +178,7 @@ def _play(stream: Stream, out: Output, steering: _Steering, tally: _Tally, repor
                 done = tally.samples / stream.rate
                 advance(round(done), round(total or done), " + ".join(prompt for prompt, _ in block.prompts))
                 if pressed.is_set():
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt  # not from the handler: no lock or callback is cut in half
     except KeyboardInterrupt:
         tail = stream.finish()
         out.write(tail)
@@ -186,12 +187,14 @@ def _play(stream: Stream, out: Output, steering: _Steering, tally: _Tally, repor
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which interrupts as well: where a callback or a destructor swallows that, the music still ends."""
+    """Set by the first Ctrl-C, which ends the music after its bar; the second one interrupts whatever runs."""
     pressed = threading.Event()
 
     def press(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
+            signal.default_int_handler(number, frame)
         pressed.set()
-        signal.default_int_handler(number, frame)
+        os.write(2, b"\nEnding after this bar. Ctrl-C again ends at once\n")  # safe wherever the signal came
 
     ours = (
         threading.current_thread() is threading.main_thread()
