@@ -93,7 +93,7 @@ def command(
 ) -> None:
     """Play PROMPT on and on, from seed to seed. PROMPT may be several: "jazz piano=2 + church bells".
 
-    Ctrl-C ends it; a file is whole even so, and says how to play the same again.
+    Ctrl-C ends it after its bar, a second one at once; a file is whole even so, and says how to play the same again.
 
     \b
       riffusion-rt stream "funky piano" --then "church bells@30s"
@@ -177,7 +177,8 @@ def _play(stream: Stream, out: Output, steering: _Steering, tally: _Tally, repor
                 steering.look()
                 done = tally.samples / stream.rate
                 advance(round(done), round(total or done), " + ".join(prompt for prompt, _ in block.prompts))
-                if pressed.is_set():
+                whole = total is not None and tally.samples >= round(total * stream.rate)
+                if pressed.is_set() and not whole:
                     raise KeyboardInterrupt  # not from the handler: no lock or callback is cut in half
     except KeyboardInterrupt:
         tail = stream.finish()
