@@ -27,7 +27,7 @@ from recording import record
 from riffusion_engine.graph_bytes import Graph
 from riffusion_engine.graph_rewrites import fuse_attention
 from riffusion_engine.manifest import Manifest
-from riffusion_engine.winograd import filter_minimally
+from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
 Feeds = dict[str, NDArray[np.float32]]
 Run = Callable[[Feeds], NDArray[np.float32]]
@@ -37,21 +37,17 @@ def standard(graph: Graph) -> None:
     """The bundle's graph as it is."""
 
 
-def fused(graph: Graph) -> None:
+def attention(graph: Graph) -> None:
     """Attention in ONNX Runtime's own operator."""
     fuse_attention(graph)
 
 
-def minimal(graph: Graph) -> None:
-    """Fused, and large 3×3 convolutions by Winograd's minimal filtering."""
-    fuse_attention(graph)
-    filter_minimally(graph)
-
-
-REWRITES: dict[str, Callable[[Graph], None]] = {"standard": standard, "fused": fused, "minimal": minimal}
+REWRITES: dict[str, Callable[[Graph], None]] = {"standard": standard, "attention": attention}
+FUSED = "fused"
+"""What ``--fused`` opens: every rewrite that the engine has for CPUs."""
 OPENVINO = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
 INT8 = "openvino-int8"
-WAYS = (*REWRITES, "standard-two-runs", *OPENVINO, INT8)
+WAYS = (FUSED, *REWRITES, "standard-two-runs", *OPENVINO, INT8)
 CALIBRATION_TIMESTEPS = (1, 200, 400, 600, 800, 981)
 
 
@@ -126,8 +122,12 @@ def _peer(bundle: Path) -> Run:
 @contextmanager
 def _opened(bundle: Path, way: str, threads: int) -> Iterator[tuple[Run, float]]:
     began = time.perf_counter()
-    path = bundle / Manifest.read(bundle).graph("unet").path
-    if way in OPENVINO:
+    spec = Manifest.read(bundle).graph("unet")
+    path = bundle / spec.path
+    if way == FUSED:
+        with OnnxRuntimeSession(bundle, spec, device="cpu", threads=threads or None, fused=True) as session:
+            yield lambda feeds: session.run(feeds)["out_sample"], time.perf_counter() - began
+    elif way in OPENVINO:
         yield _openvino(path, OPENVINO[way], threads), time.perf_counter() - began
     elif way == INT8:
         drawn = [_feeds(bundle, seed, each) for seed, each in enumerate(CALIBRATION_TIMESTEPS, start=1)]
@@ -135,10 +135,10 @@ def _opened(bundle: Path, way: str, threads: int) -> Iterator[tuple[Run, float]]
     else:
         graph = Graph.read(path.read_bytes())
         REWRITES.get(way, standard)(graph)
-        session = _session(graph.write(), threads, path.parent)
-        run = _halves(session) if way == "standard-two-runs" else _whole(session)
+        opened = _session(graph.write(), threads, path.parent)
+        run = _halves(opened) if way == "standard-two-runs" else _whole(opened)
         yield run, time.perf_counter() - began
-        del run, session, graph
+        del run, opened, graph
 
 
 def _session(graph: Any, threads: int, weights: Path) -> Any:

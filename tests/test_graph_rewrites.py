@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from riffusion_engine.graph_bytes import Graph, Node, Value
-from riffusion_engine.graph_rewrites import CONTRIB, fuse_attention, fuse_group_norms
+from riffusion_engine.graph_rewrites import CONTRIB, fuse_attention, fuse_group_norms, split_gated_units
 from riffusion_engine.manifest import Manifest
 from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
@@ -37,6 +37,18 @@ def test_every_attention_of_a_unet_is_fused_with_the_transposes_around_it(toy_bu
     assert after["MultiHeadAttention"] == before["Attention"]
     assert after["Attention"] == 0
     assert before["Transpose"] - after["Transpose"] == 4 * before["Attention"]
+
+
+def test_gated_units_are_two_products_and_nothing_is_cut(toy_bundle: Path) -> None:
+    graph = _unet(toy_bundle)
+    before = _counts(graph)
+    cut = {node.inputs[0] for node in graph.nodes if node.op_type == "Split"}
+    assert split_gated_units(graph) == len(cut) == before["Gelu"] > 0
+    after = _counts(graph)
+    assert (after["Gelu"], after["BiasGelu"]) == (0, before["Gelu"])
+    assert after["MatMul"] - before["MatMul"] == before["Gelu"]
+    # What is cut now are weights and biases, once, when the graph is opened.
+    assert not cut & {node.inputs[0] for node in graph.nodes if node.op_type == "Split"}
 
 
 def test_a_fused_session_predicts_the_same(toy_bundle: Path) -> None:
@@ -62,6 +74,7 @@ def test_rewriting_leaves_a_graph_that_it_does_not_know_alone(toy_bundle: Path) 
     before = list(graph.nodes)
     assert fuse_attention(graph) == 0
     assert fuse_group_norms(graph) == 0
+    assert split_gated_units(graph) == 0
     assert graph.nodes == before
 
 

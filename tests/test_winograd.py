@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from riffusion_engine.graph_bytes import Graph, Node, Value
-from riffusion_engine.winograd import filter_minimally
+from riffusion_engine.winograd import Weights, filter_minimally
 
 
 def _conv_graph(size: int, **changes: object) -> Graph:
@@ -26,18 +26,19 @@ def _conv_graph(size: int, **changes: object) -> Graph:
     return Graph.read(graph.write())
 
 
-def _run(graph: Graph, size: int) -> np.ndarray:
+def _run(graph: Graph, size: int, weights: Weights | None = None) -> np.ndarray:
     session = onnxruntime.InferenceSession(graph.write(), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(2).standard_normal((3, 16, size, size), np.float32)
-    return session.run(None, {"x": x})[0]
+    return session.run(None, {"x": x, **(weights or {})})[0]
 
 
-@pytest.mark.parametrize(("size", "tile"), [(8, 2), (16, 2), (32, 4)])
+@pytest.mark.parametrize(("size", "tile"), [(8, 2), (16, 4), (32, 4)])
 def test_it_computes_the_same_convolution(size: int, tile: int) -> None:
     plain, minimal = _conv_graph(size), _conv_graph(size)
-    assert filter_minimally(minimal, least_channels=16) == 1
+    weights = filter_minimally(minimal, minimal.stored.get, least_channels=16)
+    assert [weight.shape for weight in weights.values()] == [(1, (tile + 2) ** 2, 24, 16)]
     assert f"minimal_data_{tile}" in minimal.constants
-    expected, found = _run(plain, size), _run(minimal, size)
+    expected, found = _run(plain, size), _run(minimal, size, weights)
     assert np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected)
 
 
@@ -53,9 +54,16 @@ def test_it_computes_the_same_convolution(size: int, tile: int) -> None:
 )
 def test_other_and_small_convolutions_stay(size: int, changes: dict[str, object]) -> None:
     graph = _conv_graph(size, **changes)
-    assert filter_minimally(graph, least_channels=16) == 0
+    assert not filter_minimally(graph, graph.stored.get, least_channels=16)
     assert [node.op_type for node in graph.nodes] == ["Conv"]
 
 
 def test_few_channels_do_not_pay_for_the_transforms() -> None:
-    assert filter_minimally(_conv_graph(16)) == 0
+    graph = _conv_graph(16)
+    assert not filter_minimally(graph, graph.stored.get)
+
+
+def test_a_convolution_whose_weights_cannot_be_read_stays() -> None:
+    graph = _conv_graph(16)
+    assert not filter_minimally(graph, lambda _: None, least_channels=16)
+    assert [node.op_type for node in graph.nodes] == ["Conv"]

@@ -30,10 +30,16 @@ class BoundBuffers:
     """
 
     def __init__(
-        self, unet: Any, device: str, shape: tuple[int, ...], context: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        unet: Any,
+        device: str,
+        shape: tuple[int, ...],
+        context: tuple[int, ...],
+        dtype: np.dtype[Any],
+        weights: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Reserve for samples (n, c, h, w) and prompts (n, tokens, width)."""
-        self.shape, self.context, self.dtype = shape, context, dtype
+        """Reserve for samples (n, c, h, w) and prompts (n, tokens, width); ``weights`` are fed at every step."""
+        self.shape, self.context, self.dtype, self._weights = shape, context, dtype, weights
         reserve: Any = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
         self._new: Callable[..., Any] = lambda size, kind: reserve(list(size), kind, device)
         count, *rest = shape
@@ -53,6 +59,8 @@ class BoundBuffers:
         binding.bind_ortvalue_input("sample", self.samples[guided])
         binding.bind_ortvalue_input("timestep", self.timesteps[guided])
         binding.bind_ortvalue_input("encoder_hidden_states", self.prompts[guided])
+        for name, array in self._weights.items():
+            binding.bind_cpu_input(name, array)
         binding.bind_ortvalue_output("out_sample", self.predictions[guided])
         return binding
 

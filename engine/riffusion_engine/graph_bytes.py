@@ -98,19 +98,20 @@ class Graph:
                 hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
             ) from error
 
+    def external(self) -> dict[str, ExternalTensor]:
+        """The initializers that lie in other files: where each of them lies."""
+        return dict(found for entry in self._carried if (found := _external_of(entry)))
+
     def take_external(self) -> dict[str, ExternalTensor]:
         """Make inputs of the initializers that lie in other files; returns where each of them lies."""
-        taken: dict[str, ExternalTensor] = {}
-        kept: list[_Field] = []
-        for entry in self._carried:
-            found = _read_external(entry[2]) if entry[0] == 5 else None
-            if found is None:
-                kept.append(entry)
-            else:
-                taken[found[0]] = found[1]
-        self._carried = kept
+        taken = self.external()
+        self._carried = [entry for entry in self._carried if not _external_of(entry)]
         self.inputs.extend(Value(name, tensor.dtype, tensor.shape) for name, tensor in taken.items())
         return taken
+
+    def forget_inner_shapes(self) -> None:
+        """Leave out what the file says of inner values' shapes: whoever opens it infers them anew."""
+        self._carried = [entry for entry in self._carried if entry[0] != 13]
 
     def write(self) -> bytes:
         """The ONNX file's bytes."""
@@ -253,6 +254,11 @@ def _read_external(data: memoryview) -> tuple[str, ExternalTensor] | None:
         return None
     where = place["location"], int(place.get("offset", "0")), int(place["length"])
     return name, ExternalTensor(*where, dtype, dims)
+
+
+def _external_of(entry: _Field) -> tuple[str, ExternalTensor] | None:
+    """What ``_read_external`` says of one field of a graph, if that is an initializer."""
+    return _read_external(entry[2]) if entry[0] == 5 else None
 
 
 def _tensor_head(data: memoryview) -> tuple[str, tuple[int, ...], str | None]:

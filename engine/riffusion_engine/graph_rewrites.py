@@ -83,10 +83,61 @@ def fuse_group_norms(graph: Graph) -> int:
     return _finish(graph, count)
 
 
-def _finish(graph: Graph, count: int) -> int:
-    """Drop what nobody reads any more."""
-    if count:
-        graph.opsets.setdefault(CONTRIB, 1)
+def split_gated_units(graph: Graph) -> int:
+    """Make each GEGLU (arXiv 2002.05202) two products rather than one that is cut in two, in place; returns how many.
+
+    The cut copies the widest values of a transformer block; weights are cut once, when the graph is opened. ONNX
+    Runtime adds the gate's bias and applies GELU in one operator.
+    """
+    made, readers = _makers(graph), _readers(graph)
+    nodes: list[Node] = []
+    gone: set[int] = set()
+    count = 0
+    for node in graph.nodes:
+        found = _gated_unit(graph, made, readers, node)
+        if found is None:
+            nodes.append(node)
+            continue
+        product, biased, gelu = found
+        (value, gate), stem = node.outputs, node.outputs[0]
+        weights, biases = ([f"{stem}_{kind}_{i}" for i in (0, 1)] for kind in ("weights", "biases"))
+        halves = {"num_outputs": 2}
+        nodes += [
+            Node("Split", [product.inputs[1]], weights, {"axis": 1, **halves}, name=f"{stem}_weights"),
+            Node("Split", [biased.inputs[1]], biases, {"axis": 0, **halves}, name=f"{stem}_biases"),
+            Node("MatMul", [product.inputs[0], weights[0]], [f"{value}_product"], name=f"{value}_product"),
+            Node("Add", [f"{value}_product", biases[0]], [value], name=f"{value}_biased"),
+            Node("MatMul", [product.inputs[0], weights[1]], [f"{gate}_product"], name=f"{gate}_product"),
+            Node("BiasGelu", [f"{gate}_product", biases[1]], gelu.outputs, {}, CONTRIB, f"{gate}_gelu"),
+        ]
+        gone.add(id(gelu))
+        count += 1
+    graph.nodes = [node for node in nodes if id(node) not in gone]
+    return _finish(graph, count)
+
+
+def _gated_unit(
+    graph: Graph, made: dict[str, Node], readers: dict[str, list[Node]], node: Node
+) -> tuple[Node, Node, Node] | None:
+    """The product, the addition of its bias and the GELU around a Split that cuts a GEGLU's two halves apart."""
+    if node.op_type != "Split" or len(node.outputs) != 2 or len(node.inputs) != 1:
+        return None
+    if node.attributes.get("axis", 0) not in (-1, len(graph.shapes.get(node.inputs[0], ())) - 1):
+        return None
+    biased, gelu = made.get(node.inputs[0]), _only_reader(readers, node.outputs[1])
+    product = made.get(biased.inputs[0]) if biased and biased.op_type == "Add" else None
+    if biased is None or product is None or product.op_type != "MatMul":
+        return None
+    if gelu is None or gelu.op_type != "Gelu" or gelu.attributes.get("approximate", "none") != "none":
+        return None
+    alone = (
+        _only_reader(readers, product.outputs[0]) is biased and _only_reader(readers, node.inputs[0]) is node
+    )
+    return (product, biased, gelu) if alone else None
+
+
+def drop_unread(graph: Graph) -> None:
+    """Drop the nodes whose results nobody reads."""
     read = Counter(name for node in graph.nodes for name in node.inputs)
     read.update(value.name for value in graph.outputs)
     kept: list[Node] = []
@@ -96,6 +147,12 @@ def _finish(graph: Graph, count: int) -> int:
         else:
             read.subtract(node.inputs)
     graph.nodes = kept[::-1]
+
+
+def _finish(graph: Graph, count: int) -> int:
+    if count:
+        graph.opsets.setdefault(CONTRIB, 1)
+    drop_unread(graph)
     return count
 
 

@@ -11,6 +11,7 @@ that ONNX Runtime makes of group norms, so most are done early and wait: it save
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,19 @@ def map_weights(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
     """
     graph = Graph.read(path.read_bytes())
     fuse_attention(graph)
-    files: dict[str, NDArray[np.uint8]] = {}
-    weights: dict[str, NDArray[Any]] = {}
-    for name, tensor in graph.take_external().items():
-        if tensor.location not in files:
-            files[tensor.location] = _mapped(path.parent / tensor.location)
-        weights[name] = _view(files[tensor.location], tensor)
+    weights = views(graph.take_external(), path.parent)
     return graph.write(), weights
+
+
+def views(tensors: Mapping[str, ExternalTensor], folder: Path) -> dict[str, NDArray[Any]]:
+    """Initializers that lie in files of ``folder``, as read-only arrays that map them.
+
+    Raises:
+        BundleError: a file is missing or too short.
+    """
+    locations = sorted({tensor.location for tensor in tensors.values()})
+    files = {location: _mapped(folder / location) for location in locations}
+    return {name: _view(files[tensor.location], tensor) for name, tensor in tensors.items()}
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:

@@ -28,6 +28,9 @@ PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 
 _NOT_CAPTURED = -1  # The CUDA graph id of a run that is neither captured nor replayed.
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_OWN_LAYOUT = (
+    "NchwcTransformer"  # ONNX Runtime's name of the optimizer that lays out a CPU's convolutions anew.
+)
 _FATAL_ONLY = 4  # ONNX Runtime's log level: failures arrive as exceptions; the library itself prints nothing.
 
 
@@ -89,12 +92,19 @@ class OnnxRuntimeSession(Closing):
         self._mapped: dict[str, NDArray[Any]] = {}
         mapped = low_memory and device == "cpu"
         source: Path | bytes = path
+        self._shares_guidance = False
         if mapped:
             source, self._mapped = map_weights(path)
         elif fused or rewrite:
-            source = _rewritten(path, device, rewrite, fused=fused)
+            source, self._mapped, self._shares_guidance = _rewritten(path, device, rewrite, fused=fused)
         self._session = _create(
-            source, provider, threads, self._cuda, weights=path.parent, late_conversions=mapped
+            source,
+            provider,
+            threads,
+            self._cuda,
+            weights=path.parent,
+            late_conversions=mapped,
+            plain_layout=fused and device == "cpu",
         )
         active = self._session.get_providers()
         if active[0] != provider:
@@ -118,7 +128,11 @@ class OnnxRuntimeSession(Closing):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once; see ``Session.run``."""
-        prepared = prepare_feeds(self._graph, feeds)
+        prepared: Mapping[str, NDArray[Any]] = prepare_feeds(self._graph, feeds)
+        if self._shares_guidance:
+            from riffusion_engine.shared_guidance import named_once
+
+            prepared = named_once(prepared)
         session = self._opened()
         try:
             outputs = session.run(
@@ -147,7 +161,7 @@ class OnnxRuntimeSession(Closing):
         try:
             if key not in self._walks:
                 dtype = element_type(self, output)
-                self._walks[key] = BoundBuffers(session, self._device, shape, context, dtype)
+                self._walks[key] = BoundBuffers(session, self._device, shape, context, dtype, self._mapped)
             captured = 2 * list(self._walks).index(key) + 1
             return OnnxRuntimeWalk(
                 plan,
@@ -236,12 +250,18 @@ def _missing(bundle: Path, graph: GraphSpec) -> BundleError:
     )
 
 
-def _rewritten(path: Path, device: str, rewrite: Callable[[Graph], Graph] | None, *, fused: bool) -> bytes:
+def _rewritten(
+    path: Path, device: str, rewrite: Callable[[Graph], Graph] | None, *, fused: bool
+) -> tuple[bytes, dict[str, NDArray[Any]], bool]:
+    """A graph's file rewritten, weights to feed it, and whether it takes guidance's samples once."""
     from riffusion_engine.graph_bytes import Graph
-    from riffusion_engine.graph_rewrites import fuse_attention, fuse_group_norms
+    from riffusion_engine.graph_rewrites import fuse_attention, fuse_group_norms, split_gated_units
+    from riffusion_engine.mapped_weights import views
+    from riffusion_engine.shared_guidance import share_guidance
     from riffusion_engine.winograd import filter_minimally
 
-    graph = Graph.read(path.read_bytes())
+    graph, shares = Graph.read(path.read_bytes()), False
+    fed: dict[str, NDArray[Any]] = {}
     if rewrite is not None:
         graph = rewrite(graph)
     if fused:
@@ -249,8 +269,12 @@ def _rewritten(path: Path, device: str, rewrite: Callable[[Graph], Graph] | None
         if device == "cuda":
             fuse_group_norms(graph)
         else:
-            filter_minimally(graph)
-    return graph.write()
+            split_gated_units(graph)
+            stored = views(graph.external(), path.parent)
+            conversions = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op_type == "Cast"}
+            fed = {**filter_minimally(graph, lambda name: stored.get(conversions.get(name, name)))}
+            shares = rewrite is None and share_guidance(graph)
+    return graph.write(), fed, shares
 
 
 def _create(
@@ -261,10 +285,13 @@ def _create(
     weights: Path | None = None,
     *,
     late_conversions: bool = False,
+    plain_layout: bool = False,
 ) -> Any:
     """Open a file, or the bytes of a graph whose weights lie in files of the folder ``weights``.
 
-    ``late_conversions`` converts each of the weights that are fed right before the node that needs it.
+    ``late_conversions`` converts each of the weights that are fed right before the node that needs it. ``plain_layout``
+    keeps convolutions from a layout of their own, which must be converted to and from: where most of them are matrix
+    products anyway, that costs more than it saves.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -283,7 +310,12 @@ def _create(
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     try:
         source = graph if isinstance(graph, bytes) else str(graph)
-        return onnxruntime.InferenceSession(source, options, providers=_provider_list(provider, cuda))
+        return onnxruntime.InferenceSession(
+            source,
+            options,
+            providers=_provider_list(provider, cuda),
+            disabled_optimizers=[_OWN_LAYOUT] if plain_layout else None,
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
         reason = _first_line(error)
         path = Path("The rewritten graph") if isinstance(graph, bytes) else graph

@@ -7,14 +7,14 @@ times fewer for m = 2, 4 times for m = 4, paid with transforms around them and w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_engine.graph_bytes import Attribute, Graph, Node
-from riffusion_engine.graph_rewrites import CONTRIB
+from riffusion_engine.graph_bytes import Attribute, Graph, Node, Value
+from riffusion_engine.graph_rewrites import CONTRIB, drop_unread
 
 # The transforms of arXiv 1509.09308, sections 4.1 (m = 2) and 4.2 (m = 4), for interpolation points 0, ±1 (and ±2).
 _DATA = {
@@ -44,29 +44,61 @@ _OUTPUT = {
     4: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
 }
 
-CELLS_FOR_LARGE_TILES = 1024
-"""From here on 4×4 tiles are worth weights four times as large: below lie most of a Stable Diffusion UNet's weights."""
+CELLS_FOR_LARGE_TILES = 256
+"""From here on 4×4 tiles are worth weights four times as large: with fewer, products have too few columns."""
 
 
-def filter_minimally(graph: Graph, least_channels: int = 256, least_cells: int = 64) -> int:
-    """Rewrite in place the 3×3 convolutions that are large enough to gain from it; returns how many.
+Weights = dict[str, NDArray[np.float32]]
+
+
+def filter_minimally(
+    graph: Graph,
+    read: Callable[[str], NDArray[Any] | None],
+    *,
+    least_channels: int = 256,
+    least_cells: int = 64,
+) -> Weights:
+    """Rewrite in place the 3×3 convolutions that are large enough to gain from it.
 
     Those with fewer than ``least_channels`` inputs or outputs, or fewer than ``least_cells`` cells, stay: there the
     transforms, or reading the larger weights, cost more than the products that are saved.
+
+    Args:
+        graph: is rewritten.
+        read: the values of a constant by its name, None if it is none that can be read; then its convolution stays.
+        least_channels: of inputs and of outputs.
+        least_cells: rows times columns.
+
+    Returns:
+        The transformed weights, which are inputs of the graph now, by name. They are transformed here: an optimizer
+        that does it step by step holds each step of all of them at once.
     """
     nodes: list[Node] = []
-    count = 0
+    fed: Weights = {}
     for node in graph.nodes:
         tile = _tile(graph, node, least_channels, least_cells)
-        if tile:
-            nodes += _minimal(graph, node, tile)
-            count += 1
-        else:
+        values = read(node.inputs[1]) if tile else None
+        if values is None:
             nodes.append(node)
+            continue
+        weight = f"{node.outputs[0]}_minimal_weight"
+        fed[weight] = _spread(values, tile)
+        graph.inputs.append(Value(weight, "float32", fed[weight].shape))
+        nodes += _minimal(graph, node, tile, weight)
     graph.nodes = nodes
-    if count:
+    if fed:
         graph.opsets.setdefault(CONTRIB, 1)
-    return count
+        drop_unread(graph)
+    return fed
+
+
+def _spread(weight: NDArray[Any], tile: int) -> NDArray[np.float32]:
+    """Weights (outputs, inputs, 3, 3) as those of a tile's points: float32 (1, points, outputs, inputs)."""
+    outputs, inputs = weight.shape[:2]
+    kernel = np.array(_FILTER[tile], np.float64)
+    taps = np.ascontiguousarray(weight.transpose(2, 3, 0, 1).reshape(9, -1), np.float32)
+    spread: NDArray[np.float32] = np.kron(kernel, kernel).astype(np.float32) @ taps
+    return spread.reshape(1, -1, outputs, inputs)
 
 
 def _tile(graph: Graph, node: Node, least_channels: int, least_cells: int) -> int:
@@ -95,8 +127,8 @@ def _tile(graph: Graph, node: Node, least_channels: int, least_cells: int) -> in
     return tile if height % tile == 0 and width % tile == 0 else 0
 
 
-def _minimal(graph: Graph, node: Node, tile: int) -> list[Node]:
-    data, kernel, output = (np.array(table[tile], np.float64) for table in (_DATA, _FILTER, _OUTPUT))
+def _minimal(graph: Graph, node: Node, tile: int, weight: str) -> list[Node]:
+    data, output = (np.array(table[tile], np.float64) for table in (_DATA, _OUTPUT))
     side, points = len(data), len(data) ** 2
     inputs, height, width = (int(size) for size in graph.shapes[node.inputs[0]][1:])
     outputs = int(graph.shapes[node.inputs[1]][0])
@@ -112,10 +144,6 @@ def _minimal(graph: Graph, node: Node, tile: int) -> list[Node]:
     def shaped(name: str, *sizes: int) -> str:
         return add("Reshape", [name, _sizes(graph, sizes)])
 
-    # Weights first, (1, points, outputs, inputs): all constant, so they are transformed once, when the graph is opened.
-    taps = shaped(add("Transpose", [node.inputs[1]], perm=[2, 3, 0, 1]), 9, -1)
-    spread = add("MatMul", [_table(graph, f"minimal_filter_{tile}", np.kron(kernel, kernel)), taps])
-    weight = shaped(spread, 1, points, outputs, inputs)
     # Tiles overlap by two cells: a strided convolution of every plane by itself cuts and transforms them at once.
     planes = shaped(add("Transpose", [node.inputs[0]], perm=[1, 0, 2, 3]), -1, 1, height, width)
     cut = _table(graph, f"minimal_data_{tile}", np.kron(data, data).reshape(points, 1, side, side))

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel
 from riffusion_engine.errors import OutputError
 from riffusion_engine.whole_file import whole_file
 from riffusion_export.checkpoint import checkpoint_from_bundle
+from riffusion_train.pooled_text import unet_with_pooled_text
 
 FILE = "begun.json"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer")
@@ -57,6 +58,6 @@ def begin_with(bundle: Path, run: Path, autoencoder_batches: int, denoiser_batch
 
 def begun_networks(run: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """The UNet and the text encoder that a run begins with, float32."""
-    unet = UNet2DConditionModel.from_pretrained(run / "unet", torch_dtype=torch.float32)
+    unet = unet_with_pooled_text(run / "unet")
     text_encoder = CLIPTextModel.from_pretrained(run / "text_encoder", dtype=torch.float32)
     return unet, text_encoder

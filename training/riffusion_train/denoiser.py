@@ -21,6 +21,7 @@ from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosin
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
+from riffusion_train.pooled_text import POOLED_TEXT, silence
 
 TEXT_WIDTH = 256
 VOCABULARY = 1_200
@@ -68,8 +69,11 @@ class PromptedUNet(nn.Module):
 def build_unet(
     channels: tuple[int, ...] = (128, 192, 256), latent_channels: int = 16
 ) -> UNet2DConditionModel:
-    """A UNet over 32×32 latents with attention everywhere but at the top resolution, where it is slow on CPUs."""
-    return UNet2DConditionModel(
+    """A UNet over 32×32 latents with attention everywhere but at the top resolution, where it is slow on CPUs.
+
+    The prompt reaches that, too, as one vector.
+    """
+    unet = UNet2DConditionModel(
         sample_size=32,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -79,7 +83,9 @@ def build_unet(
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=8,
+        **POOLED_TEXT,
     )
+    return silence(unet)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
