@@ -39,6 +39,7 @@ from riffusion_rt.phase_stft import (
     result_grid,
     with_magnitudes,
 )
+from riffusion_rt.single_blas import single_blas_threads
 
 # Columns held back for the next picture, in overlaps: the last frames before a joint should know what follows.
 _HELD_OVERLAPS = 1
@@ -161,7 +162,7 @@ class ClipJoiner:
         # Blocks before the middle of the very first frame are no part of the sound.
         skipped = min(self._unheard, ready)
         self._unheard -= skipped
-        with ThreadPoolExecutor(WORKERS) as executor:
+        with single_blas_threads(), ThreadPoolExecutor(WORKERS) as executor:
             pieces = [self._settle(channel, ready, executor)[skipped:] for channel in self._channels]
         return np.stack([piece.reshape(-1) for piece in pieces])
 

@@ -16,6 +16,7 @@ from riffusion_rt.inverse_mel import Bass, applied, inverse_mel_matrix
 from riffusion_rt.phase_refine import Refinement, refinement
 from riffusion_rt.phase_start import loosest_column, scattered, scattered_signs, starting_line
 from riffusion_rt.phase_stft import Ends, FrameGrid, Signal, frame_blocks, loop_grid, projected, result_grid
+from riffusion_rt.single_blas import single_blas_threads
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def waveform_from_mel(
     grid = loop_grid(params, chosen.oversampling)
     inverse_mel = inverse_mel_matrix(params, grid.frequencies, bass=bass)
     refiner = refinement(params, grid, inverse_mel)
-    with ThreadPoolExecutor(workers) as executor:
+    with single_blas_threads(), ThreadPoolExecutor(workers) as executor:
         channels = [
             reconstruct(
                 target,

@@ -75,6 +75,7 @@ class Vocoder:
         from PIL import Image
 
         from riffusion_rt.phase import WORKERS, waveform_from_mel
+        from riffusion_rt.single_blas import single_blas_threads
         from riffusion_rt.spectrogram_image import mel_from_image
 
         def waveform(picture: NDArray[np.uint8], workers: int = 1) -> NDArray[np.float32]:
@@ -84,7 +85,7 @@ class Vocoder:
         if len(pixels) == 1:
             return waveform(pixels[0], WORKERS)[None]
         # A thread for each picture loses less time than threads that share one.
-        with ThreadPoolExecutor(WORKERS) as executor:
+        with single_blas_threads(), ThreadPoolExecutor(WORKERS) as executor:
             return np.stack(list(executor.map(waveform, pixels)))
 
 
