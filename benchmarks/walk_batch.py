@@ -33,7 +33,8 @@ def main(clips: int, batch: int, steps: int, rounds: int, model: str, device: st
     walls: dict[int, list[float]] = {batch: [], 1: []}
     pictures = {}
     with Riffusion(model, device=device) as riffusion:
-        list(riffusion.interpolate(WalkRequest(WAYPOINTS, (0.0,), steps=1)))
+        for size in (batch, 1):  # What is opened or compiled on the way is not what is compared.
+            list(riffusion.interpolate(WalkRequest(WAYPOINTS, curve_positions(size), steps=1), batch=size))
         for number in range(rounds):
             for size in (batch, 1) if number % 2 == 0 else (1, batch):
                 started = time.perf_counter()

@@ -25,9 +25,10 @@ _CONVOLUTIONS = (
     "downsamplers.0.conv",
     "upsamplers.0.conv",
 )
+_POOLED_TEXT = ("add_embedding.proj",)
 UNET_LAYERS: dict[str, tuple[str, ...]] = {
     "attention": _ATTENTION,
-    "all": _ATTENTION + _FEED_FORWARD + _CONVOLUTIONS,
+    "all": _ATTENTION + _FEED_FORWARD + _CONVOLUTIONS + _POOLED_TEXT,
 }
 """What a LoRA may change of a UNet: "attention" is customary for styles, "all" learns sounds new to the model."""
 TEXT_LAYERS: dict[str, tuple[str, ...]] = {
