@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 RESULTS = Path(__file__).parent / "results"
 
+CPU_WAYS = ("standard", "attention", "fused", "openvino-f32", "openvino-bf16", "openvino-int8")
+"""Ways to compute a UNet on a CPU that still exist; rows of others are history."""
+
 Row = dict[str, Any]
 Key = TypeVar("Key")
 
@@ -121,9 +124,8 @@ def full_size_export_table() -> str:
 def cpu_ways_table() -> str:
     """The ways to compute a guided UNet step of full size on a CPU."""
     tables = []
-    for machine, found in grouped(
-        newest(rows("cpu_ways"), "machine", "way"), lambda row: row["machine"]
-    ).items():
+    known = [row for row in rows("cpu_ways") if row["way"] in CPU_WAYS]
+    for machine, found in grouped(newest(known, "machine", "way"), lambda row: row["machine"]).items():
         lines = [
             f"**A guided UNet step of full size** on {machine}, beside {found[-1]['peer']} in the same run. Again: "
             "`python benchmarks/cpu_full_size.py BUNDLE`",
@@ -135,6 +137,29 @@ def cpu_ways_table() -> str:
             f"| {row['way']} | {_seconds(row['step_s'])} | {_seconds(row['peer_s'])} | {row['times_faster']:.2f}× | "
             f"{row['parity']:.1e} |"
             for row in sorted(found, key=lambda row: float(row["times_faster"]))
+        ]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def optimum_table() -> str:
+    """Pictures of optimum's pipeline beside ours, from one bundle."""
+    tables = []
+    for (machine, model), found in grouped(
+        newest(rows("optimum"), "machine", "model", "device", "drawing"),
+        lambda row: (row["machine"], row["model"]),
+    ).items():
+        lines = [
+            f"**{found[-1]['peer']}** draws the same pictures from the same bundle, {model} on {machine}; without "
+            "their sound, which it cannot make. Again: `benchmarks/interop_optimum.sh BUNDLE`",
+            "",
+            "| picture | ours on | ours | optimum | times faster | largest difference |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['drawing']}, {row['steps']} steps | {row['device']} | {_seconds(row['ours_s']['median'])} | "
+            f"{_seconds(row['peer_s']['median'])} | {row['times_faster']:.2f}× | {row['max_levels']} of 255 levels |"
+            for row in found
         ]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
@@ -242,6 +267,7 @@ TABLES: tuple[Callable[[], str], ...] = (
     savings_table,
     full_size_export_table,
     cpu_ways_table,
+    optimum_table,
     phase_table,
 )
 

@@ -54,34 +54,37 @@ def test_float32_gives_what_onnx_runtime_gives(toy_bundle: Path, name: str, batc
         assert _distance(got[output.name], wanted[output.name]) < 1e-4
 
 
-@pytest.mark.parametrize("rows", [4, 5, 9])
-def test_a_batch_in_lanes_is_the_batch(toy_bundle: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rows", "tokens", "kind"),
+    [(2, 77, "pair"), (4, 77, "lanes"), (10, 77, "lanes"), (1, 77, "any"), (5, 77, "any"), (4, 154, "any")],
+)
+def test_pairs_lanes_and_the_graph_for_any_shape_agree(
+    toy_bundle: Path, rows: int, tokens: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph, feeds = Manifest.read(toy_bundle).graph("unet"), _feeds(toy_bundle, "unet", rows)
-    feeds["timestep"] = feeds["timestep"][:1]  # One for all, which every lane needs whole.
+    feeds["timestep"] = feeds["timestep"][:1]  # One for all rows, however they are dealt out.
+    feeds["encoder_hidden_states"] = np.resize(feeds["encoder_hidden_states"], (rows, tokens, 32))
     with OpenVinoSession(toy_bundle, graph, precise=True, threads=2) as session:
-        in_lanes = session.run(feeds)["out_sample"]
-        assert len(session._lanes) == 2
-        again = session.run(feeds)["out_sample"]
-        first = session.run({name: array[:1] for name, array in feeds.items()})["out_sample"]
-    monkeypatch.setattr(openvino_session, "LANED_GRAPHS", frozenset())
+        got = session.run(feeds)["out_sample"]
+        assert kind in session._requests
+        np.testing.assert_array_equal(session.run(feeds)["out_sample"], got)
+    monkeypatch.setattr(openvino_session, "PAIRED_GRAPHS", frozenset())
     with OpenVinoSession(toy_bundle, graph, precise=True, threads=2) as session:
         whole = session.run(feeds)["out_sample"]
-        assert not session._lanes
-    assert in_lanes.shape == whole.shape
-    assert _distance(in_lanes, whole) < 1e-5
-    np.testing.assert_array_equal(in_lanes, again)
-    assert _distance(first, whole[:1]) < 1e-5
+        assert set(session._requests) == {"any"}
+    assert got.shape == whole.shape
+    assert _distance(got, whole) < 1e-5
 
 
-def test_large_and_other_graphs_have_no_lanes(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_and_other_graphs_are_compiled_once(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(toy_bundle)
     with OpenVinoSession(toy_bundle, manifest.graph("vae_decoder"), threads=2) as session:
         session.run(_feeds(toy_bundle, "vae_decoder", 4))
-        assert not session._lanes
+        assert set(session._requests) == {"any"}
     monkeypatch.setattr(openvino_session, "MOST_WEIGHTS", 1)
     with OpenVinoSession(toy_bundle, manifest.graph("unet"), threads=2) as session:
         session.run(_feeds(toy_bundle, "unet", 4))
-        assert not session._lanes
+        assert set(session._requests) == {"any"}
 
 
 def test_the_processors_own_arithmetic_stays_within_bfloat16(toy_bundle: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,28 @@ from numpy.typing import NDArray
 from riffusion_engine.closing import Closing
 from riffusion_engine.devices import INSTALL_OPENVINO
 from riffusion_engine.errors import BundleError, DeviceError, MissingExtraError
-from riffusion_engine.manifest import GraphSpec
+from riffusion_engine.manifest import GraphSpec, TensorSpec
 from riffusion_engine.session import prepare_feeds
 
 PRECISE_GRAPHS = frozenset({"text_encoder"})
 """Folders of graphs that stay in float32."""
 
-LANED_GRAPHS = frozenset({"unet"})
-"""Folders of graphs whose batches are split over lanes."""
+PAIRED_GRAPHS = frozenset({"unet"})
+"""Folders of graphs that are compiled for one clip's two predictions, which is what a guided UNet computes."""
+PAIR, TOKENS = 2, 77
+"""Rows and tokens of that shape."""
 MOST_LANES = 4
-LEAST_ROWS = 2
-"""Of a batch, for each lane: with fewer, a lane reads its weights for too little."""
 MOST_WEIGHTS = 256 * 2**20
-"""Bytes of a graph that is compiled for lanes, too. Products of a larger one keep all cores busy by themselves."""
+"""Bytes of a graph that is compiled more than once. Products of a larger one keep all cores busy by themselves."""
 
 
 class OpenVinoSession(Closing):
     """A graph in OpenVINO's CPU plugin. See ``riffusion_engine.session.Session`` for the promises.
 
-    A batch of a small UNet is split over *lanes*, each with cores of its own: cores that share each product of a small
-    network spend a sixth of their time waiting for one another. Runs from several threads wait for one another.
+    A small UNet is compiled for *pairs*, the two predictions of guidance: a graph of known shape is a tenth quicker
+    than one that takes any. Batches are dealt out by pairs to *lanes* with cores of their own, since cores that share
+    each product of a small network wait for one another. What does not come in pairs of 77 tokens takes the graph for
+    any shape. Runs from several threads wait for one another.
     """
 
     def __init__(
@@ -74,27 +76,25 @@ class OpenVinoSession(Closing):
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
         small = sum(file.stat().st_size for file in path.parent.iterdir()) <= MOST_WEIGHTS
-        laned = small and Path(graph.path).parts[0] in LANED_GRAPHS
-        self._lane_count = min(cores, MOST_LANES) if laned else 1
-        self._lanes: list[Any] = []
+        self._pairs = small and Path(graph.path).parts[0] in PAIRED_GRAPHS
+        self._lane_count = min(cores, MOST_LANES)
+        self._requests: dict[str, list[Any]] = {}
+        self._graph, self._running = graph, threading.Lock()
         try:
-            model = self._core.read_model(path)
+            self._model = self._core.read_model(path)
         except Exception as error:  # OpenVINO's exceptions share no narrower ancestor.
             raise BundleError(
                 f"{path} cannot be loaded: {_last_line(error)}",
                 hint="Copy or download the bundle again, or export it: riffusion-rt export CHECKPOINT -o BUNDLE",
             ) from error
         try:
-            compiled = self._core.compile_model(
-                model, "CPU", {**self._settings, "PERFORMANCE_HINT": "LATENCY"}
-            )
+            request = self._compiled("pair" if self._pairs else "any")[0]
+            compiled = request.get_compiled_model()
             self._arithmetic = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-            self._request: Any = compiled.create_infer_request()
         except Exception as error:
             raise DeviceError(
                 f"OpenVINO cannot compile {graph.path}: {_last_line(error)}", hint="Use --device cpu"
             ) from error
-        self._graph, self._running = graph, threading.Lock()
 
     @property
     def graph(self) -> GraphSpec:
@@ -110,17 +110,17 @@ class OpenVinoSession(Closing):
         """Run once; see ``Session.run``."""
         prepared = prepare_feeds(self._graph, feeds)
         with self._running:
-            if self._request is None:
+            if self._model is None:
                 raise DeviceError(
                     f"The session of {self._graph.path} is closed", hint="Open a new one: open_session(...)"
                 )
             try:
-                rows = len(prepared[self._graph.inputs[0].name])
-                if self._lane_count > 1 and rows >= LEAST_ROWS * self._lane_count:
-                    return self._run_in_lanes(prepared, rows)
-                outputs = self._request.infer(prepared, share_inputs=True)
-                return {spec.name: np.array(outputs[spec.name]) for spec in self._graph.outputs}
+                if not self._pairs or not _in_pairs(prepared):
+                    return self._run_each("any", [prepared])
+                pairs = _dealt(prepared)
+                return self._run_each("lanes" if len(pairs) > 1 and self._lane_count > 1 else "pair", pairs)
             except Exception as error:
+                self._requests.clear()  # Others of the batch may be under way, and are not to be asked again.
                 raise DeviceError(
                     f"OpenVINO could not run {self._graph.path}: {_last_line(error)}",
                     hint="Free memory or use a smaller batch, or use --device cpu",
@@ -129,25 +129,65 @@ class OpenVinoSession(Closing):
     def close(self) -> None:
         """Give the memory back."""
         with self._running:
-            self._request, self._lanes = None, []
+            self._model = None
+            self._requests.clear()
 
-    def _run_in_lanes(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
-        if not self._lanes:
-            settings = {**self._settings, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self._lane_count}
-            compiled = self._core.compile_model(self._core.read_model(self._path), "CPU", settings)
-            self._lanes = [compiled.create_infer_request() for _ in range(self._lane_count)]
-        edges = [rows * lane // self._lane_count for lane in range(self._lane_count + 1)]
-        for request, first, last in zip(self._lanes, edges, edges[1:], strict=False):
-            # An array of one row is meant for all of them.
-            part = {name: array[first:last] if len(array) == rows else array for name, array in feeds.items()}
-            request.start_async(part, share_inputs=True)
-        for request in self._lanes:
+    def _compiled(self, kind: str) -> list[Any]:
+        """Requests of the graph for "any" shape, for one "pair" at a time or for pairs in "lanes"; compiled once."""
+        if kind not in self._requests:
+            model, settings = self._model, {**self._settings, "PERFORMANCE_HINT": "LATENCY"}
+            if kind != "any":
+                model = model.clone()
+                model.reshape({spec.name: _paired_shape(spec) for spec in self._graph.inputs})
+            count = self._lane_count if kind == "lanes" else 1
+            if count > 1:
+                settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": count}
+            compiled = self._core.compile_model(model, "CPU", settings)
+            self._requests[kind] = [compiled.create_infer_request() for _ in range(count)]
+        return self._requests[kind]
+
+    def _run_each(self, kind: str, parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Run parts of a batch, as many at once as there are requests, and put their results together."""
+        requests = self._compiled(kind)
+        results: list[dict[str, NDArray[Any]]] = []
+
+        def take(request: Any) -> None:
             request.wait()
-        results = [request.results for request in self._lanes]
-        return {
-            spec.name: np.concatenate([result[spec.name] for result in results])
-            for spec in self._graph.outputs
-        }
+            results.append({spec.name: np.array(request.results[spec.name]) for spec in self._graph.outputs})
+
+        for index, part in enumerate(parts):
+            if index >= len(requests):
+                take(requests[index % len(requests)])
+            requests[index % len(requests)].start_async(dict(part), share_inputs=True)
+        for index in range(max(0, len(parts) - len(requests)), len(parts)):
+            take(requests[index % len(requests)])
+        if len(results) == 1:
+            return results[0]
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+def _paired_shape(spec: TensorSpec) -> list[int]:
+    """An input's shape for a pair: every free axis but the second is the batch's."""
+    return [
+        size if isinstance(size, int) else PAIR if axis == 0 else TOKENS
+        for axis, size in enumerate(spec.shape)
+    ]
+
+
+def _in_pairs(feeds: Mapping[str, NDArray[Any]]) -> bool:
+    sample, _, prompts = feeds.values()
+    return len(sample) % PAIR == 0 and prompts.shape[1] == TOKENS
+
+
+def _dealt(feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    """A batch as pairs of rows. An array of one row is meant for every row."""
+    rows = len(next(iter(feeds.values())))
+    whole = {
+        name: array if len(array) == rows else np.repeat(array, rows, axis=0) for name, array in feeds.items()
+    }
+    return [
+        {name: array[first : first + PAIR] for name, array in whole.items()} for first in range(0, rows, PAIR)
+    ]
 
 
 def _import_openvino() -> Any:
