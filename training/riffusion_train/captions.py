@@ -24,11 +24,16 @@ class Part:
 def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode: str) -> str:
     """A caption of one to about ten words: instrument and manner are always named, everything else only sometimes."""
     subjects = [_subject(rng, part) for part in parts]
-    joiner = str(rng.choice([" and ", " with ", " and "]))
-    words = joiner.join(subjects)
     front: list[str] = []
     if rng.random() < 0.6:
-        front.append(_pick(rng, TEMPO_WORDS[beats]))
+        if len(subjects) > 1 and rng.random() < 0.5:
+            # Said of one player or of each: then "and" joins two wholes, as it may in a prompt.
+            for index in ((len(subjects) - 1,), tuple(range(len(subjects))))[int(rng.integers(2))]:
+                subjects[index] = f"{_pick(rng, TEMPO_WORDS[beats])} {subjects[index]}"
+        else:
+            front.append(_pick(rng, TEMPO_WORDS[beats]))
+    joiner = str(rng.choice([" and ", " with ", " and "]))
+    words = joiner.join(subjects)
     if rng.random() < 0.25 and all(part.instrument.feel not in UNTUNED_FEELS for part in parts):
         front.append(_pick(rng, MOOD_WORDS[mode]))
     text = " ".join([*front, words])
