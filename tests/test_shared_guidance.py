@@ -15,6 +15,7 @@ from riffusion_engine.graph_rewrites import fuse_attention
 from riffusion_engine.manifest import Manifest
 from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 from riffusion_engine.shared_guidance import named_once, share_guidance
+from riffusion_rt.models import DEFAULT_MODEL, locate_model
 
 Feeds = dict[str, NDArray[np.float32]]
 
@@ -53,6 +54,23 @@ def sessions(toy_bundle: Path) -> tuple[OnnxRuntimeSession, OnnxRuntimeSession]:
 def test_predictions_stay(sessions: tuple[OnnxRuntimeSession, OnnxRuntimeSession], feeds: Feeds) -> None:
     expected, found = (session.run(feeds)["out_sample"] for session in sessions)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_of_the_embedded_model_stay() -> None:
+    """Its prompts join the timestep, too: next to nothing is shared, and sizes are read off both inputs."""
+    bundle = locate_model(DEFAULT_MODEL)
+    spec, draw = Manifest.read(bundle).graph("unet"), np.random.default_rng(6)
+    each = draw.standard_normal((2, 16, 32, 32), np.float32)
+    feeds = {
+        "sample": np.concatenate([each, each]),
+        "timestep": np.full(4, 600, np.float32),
+        "encoder_hidden_states": draw.standard_normal((4, 154, 256), np.float32),
+    }
+    outputs = []
+    for fused in (False, True):
+        with OnnxRuntimeSession(bundle, spec, device="cpu", fused=fused) as session:
+            outputs.append(session.run(feeds)["out_sample"])
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-3, atol=1e-4)
 
 
 def test_the_layers_before_the_first_prompt_see_each_sample_once(toy_bundle: Path) -> None:

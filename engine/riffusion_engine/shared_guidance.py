@@ -35,8 +35,12 @@ def share_guidance(graph: Graph) -> bool:
     counting: list[Node] = []
     for node in graph.nodes:
         read = set(node.inputs)
-        kind = told if read & told else counts if node.op_type == "Shape" and read & shared else None
-        kind = kind or (shared if read & shared else counts if read & counts else set())
+        if read & told:
+            kind = told
+        elif read & shared:
+            kind = counts if node.op_type == "Shape" else shared
+        else:
+            kind = counts if read & counts else set()
         kind.update(node.outputs)
         (late if kind is told else early).append(node)
         if kind is counts:
