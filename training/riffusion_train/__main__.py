@@ -154,7 +154,9 @@ def card(run: Path, few: bool, figures: Path, bundle: Path) -> None:
 
 
 def _show(reports: Iterable[Any], measure: str) -> None:
-    with tqdm(total=1.0, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", mininterval=5) as bar:
+    with tqdm(
+        total=1.0, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", mininterval=5, miniters=0
+    ) as bar:
         for report in reports:
             bar.set_postfix_str(f"step {report.step}, {measure} {report.measure:.3f}", refresh=False)
             bar.update(report.fraction - bar.n)
