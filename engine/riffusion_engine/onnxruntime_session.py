@@ -308,13 +308,11 @@ def _create(
         options.enable_mem_pattern = False
     if weights is not None and isinstance(graph, bytes):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
+    kept_off = {"disabled_optimizers": [_OWN_LAYOUT]} if plain_layout else {}
     try:
         source = graph if isinstance(graph, bytes) else str(graph)
         return onnxruntime.InferenceSession(
-            source,
-            options,
-            providers=_provider_list(provider, cuda),
-            disabled_optimizers=[_OWN_LAYOUT] if plain_layout else None,
+            source, options, providers=_provider_list(provider, cuda), **kept_off
         )
     except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
         reason = _first_line(error)
