@@ -119,7 +119,7 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
     if begun:
         steps["autoencoder"] += begun.autoencoder_batches
     before = (
-        f"{begun.denoiser_batches:,} batches on an earlier data set of this recipe ({begun.model}), then "
+        f"{begun.denoiser_batches:,} batches in earlier runs of this recipe ({begun.model}), then "
         if begun
         else ""
     )
