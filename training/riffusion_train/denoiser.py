@@ -48,6 +48,8 @@ class DenoiserRecipe:
     ema_decay: float = 0.999
     snr_cap: float = 5.0
     """Cap of the signal-to-noise ratio in the loss weight (min-SNR, arXiv 2303.09556)."""
+    levels: int = 32
+    """Bands of noise levels that count equally, each divided by the error that is usual there."""
     seed: int = 0
 
 
@@ -126,19 +128,26 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     state = load_state(run / "denoiser.pt", model=model, average=average, optimizer=optimizer)
     step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
+    usual = torch.tensor(state.get("usual", [1.0] * recipe.levels))
     rng = np.random.default_rng([recipe.seed, step])
-    started, running = time.monotonic() - spent, math.nan
+    started, running, begun_at = time.monotonic() - spent, math.nan, step
 
     def save() -> None:
         now = time.monotonic() - started
         save_state(
-            run / "denoiser.pt", model=model, average=average, optimizer=optimizer, step=step, spent=now
+            run / "denoiser.pt",
+            model=model,
+            average=average,
+            optimizer=optimizer,
+            step=step,
+            spent=now,
+            usual=usual.tolist(),
         )
         _save(average, run)
 
     while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=200)
+            group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=100)
         clean, captions = clips.draw(rng, recipe.batch)
         untold = rng.random(recipe.batch) < recipe.empty_caption_share
         ids = token_ids(
@@ -152,9 +161,13 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
-        snr = level.flatten() / (1 - level.flatten())
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        loss = (error * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        # What a clip is, its tempo above all, is decided where noise hides nearly everything. There errors are a tenth
+        # of what they are further down: unless each level is measured by its own, they count for nothing.
+        bands = timesteps * recipe.levels // len(alphas)
+        snr = level.flatten() / (1 - level.flatten())
+        loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step - begun_at > 100 else 0.3)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
