@@ -50,7 +50,7 @@ class Drawing:
 DRAWINGS = (
     Drawing("text to image, DDIM", "ddim", "DDIMScheduler", {}),
     Drawing("text to image, DPM-Solver++ 2M", "dpm++2m", "DPMSolverMultistepScheduler", {}),
-    Drawing("text to image, PNDM, 50 steps", "pndm", "PNDMScheduler", {}, seed=3, steps=50),
+    Drawing("text to image, PNDM", "pndm", "PNDMScheduler", {}, seed=3, steps=50),
     Drawing("image to image, DDIM", "ddim", "DDIMScheduler", {}, seed=5, strength=0.75),
 )
 
