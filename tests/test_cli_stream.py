@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,11 @@ def test_ctrl_c_leaves_a_whole_file(tmp_path: Path, toy_bundle: Path) -> None:
         "--json",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "riffusion_rt", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "riffusion_rt", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A job that a shell starts in the background, as tests may be, ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not any(part.stat().st_size > 6 * BAR for part in tmp_path.glob(".*.part")):
@@ -96,6 +100,15 @@ def test_ctrl_c_leaves_a_whole_file(tmp_path: Path, toy_bundle: Path) -> None:
     assert json.loads(read_metadata(path)["request"])["duration_s"] == pytest.approx(content["duration_s"])
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C as a program in the foreground has it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_the_first_ctrl_c_is_remembered_and_the_second_interrupts() -> None:
     with _ctrl_c() as pressed:
         assert not pressed.is_set()
