@@ -61,7 +61,7 @@ UNSEEN = {
 """Combinations that no caption of the data set has, and the attributes to be heard."""
 
 WALKS = (("church bells", "electronic beats"), ("typewriter taps", "jazz piano"))
-SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.85
+SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.75
 """What Riffusion's walks are drawn on, so that all of a walk has one beat."""
 POINTS = 9
 CLIP_MS = 5_120.0
