@@ -51,6 +51,7 @@ def _apart(change: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _controller() -> Any:
+    import numpy  # noqa: F401 - only libraries that are loaded are found.
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from threadpoolctl import threadpool_info
 
-from riffusion_rt.single_blas import single_blas_threads
+from riffusion_rt.single_blas import _apart, _controller, single_blas_threads
 
 
 def _threads() -> set[int]:
@@ -16,11 +17,14 @@ def _threads() -> set[int]:
 
 
 @pytest.fixture
-def usual() -> set[int]:
-    """Threads that linear algebra takes when nobody limits it; with one there would be nothing to see."""
-    if (threads := _threads()) <= {1}:
-        pytest.skip(f"linear algebra takes {threads or 'no'} threads on this machine")
-    return threads
+def usual() -> Iterator[set[int]]:
+    """Threads that linear algebra takes when nobody limits it; one, of which nothing could be seen, are made two."""
+    limit = _apart(lambda: _controller().limit(limits=2, user_api="blas"))
+    if _threads() != {2}:
+        _apart(limit.restore_original_limits)
+        pytest.skip(f"linear algebra takes {_threads() or 'no'} threads here, and not two when asked to")
+    yield {2}
+    _apart(limit.restore_original_limits)
 
 
 def test_products_inside_take_one_thread_and_others_get_theirs_back(usual: set[int]) -> None:
