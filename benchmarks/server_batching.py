@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from recording import record
 
+from riffusion_engine.devices import available_cores
 from riffusion_rt import Clip, ClipRequest, Riffusion
 from riffusion_rt.open_model import OpenModel
 from riffusion_rt.pipeline import StepProgress, iterate_clip
-from riffusion_rt.server.engine_owner import EngineOwner, available_cores
+from riffusion_rt.server.engine_owner import EngineOwner
 from riffusion_rt.server.unet_batches import Ticket
 
 STEPS = (9, 12, 15, 20)

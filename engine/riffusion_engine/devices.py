@@ -87,6 +87,11 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def available_cores() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _no_runtime() -> MissingExtraError:
     return MissingExtraError("ONNX Runtime, which runs the model, is not installed", hint=_INSTALL_CPU)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_engine.closing import Closing
-from riffusion_engine.devices import import_onnxruntime
+from riffusion_engine.devices import available_cores, import_onnxruntime
 from riffusion_engine.errors import BundleError, DeviceError
 from riffusion_engine.manifest import GraphSpec
 from riffusion_engine.mapped_weights import map_weights
@@ -28,9 +28,7 @@ PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 
 _NOT_CAPTURED = -1  # The CUDA graph id of a run that is neither captured nor replayed.
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_OWN_LAYOUT = (
-    "NchwcTransformer"  # ONNX Runtime's name of the optimizer that lays out a CPU's convolutions anew.
-)
+_OWN_LAYOUT = "NchwcTransformer"  # ONNX Runtime's optimizer that lays out a CPU's convolutions anew.
 _FATAL_ONLY = 4  # ONNX Runtime's log level: failures arrive as exceptions; the library itself prints nothing.
 
 
@@ -71,8 +69,9 @@ class OnnxRuntimeSession(Closing):
 
         ``fused`` rewrites it to ONNX Runtime's own operators where the device has kernels for them
         (``riffusion_engine.graph_rewrites``), and on a CPU large convolutions to fewer multiplications
-        (``riffusion_engine.winograd``); what it computes stays the same to rounding. It pays at the size of Stable
-        Diffusion; it takes longer to open and more memory. ``rewrite`` makes another graph of the file's first, which
+        (``riffusion_engine.winograd``) and a guided UNet's shared layers to one computation
+        (``riffusion_engine.shared_guidance``); what it computes stays the same to rounding. It pays at the size of
+        Stable Diffusion; on a CPU it takes more memory. ``rewrite`` makes another graph of the file's first, which
         must take and give what ``graph`` says. ``low_memory`` leaves a CPU's weights in their files
         (``riffusion_engine.mapped_weights``) and takes no more of a GPU than is used; it is for a
         graph by itself: not with ``fused`` or ``rewrite``.
@@ -89,14 +88,14 @@ class OnnxRuntimeSession(Closing):
         self._graph, self._device, self._threads = graph, device, threads
         self._cuda = cuda or CudaSettings(tune_convolutions=not low_memory, frugal=low_memory)
         self._walks: dict[tuple[object, ...], BoundBuffers] = {}
-        self._mapped: dict[str, NDArray[Any]] = {}
+        self._fed: dict[str, NDArray[Any]] = {}
         mapped = low_memory and device == "cpu"
         source: Path | bytes = path
         self._shares_guidance = False
         if mapped:
-            source, self._mapped = map_weights(path)
+            source, self._fed = map_weights(path)
         elif fused or rewrite:
-            source, self._mapped, self._shares_guidance = _rewritten(path, device, rewrite, fused=fused)
+            source, self._fed, self._shares_guidance = _rewritten(path, device, rewrite, fused=fused)
         self._session = _create(
             source,
             provider,
@@ -136,7 +135,7 @@ class OnnxRuntimeSession(Closing):
         session = self._opened()
         try:
             outputs = session.run(
-                self._output_names, {**prepared, **self._mapped}, self._run_options(_NOT_CAPTURED)
+                self._output_names, {**prepared, **self._fed}, self._run_options(_NOT_CAPTURED)
             )
         except Exception as error:  # ONNX Runtime's exceptions share no narrower ancestor.
             raise self._failed(error) from error
@@ -161,7 +160,7 @@ class OnnxRuntimeSession(Closing):
         try:
             if key not in self._walks:
                 dtype = element_type(self, output)
-                self._walks[key] = BoundBuffers(session, self._device, shape, context, dtype, self._mapped)
+                self._walks[key] = BoundBuffers(session, self._device, shape, context, dtype, self._fed)
             captured = 2 * list(self._walks).index(key) + 1
             return OnnxRuntimeWalk(
                 plan,
@@ -176,7 +175,7 @@ class OnnxRuntimeSession(Closing):
         """Give the device's memory back."""
         self._session = None
         self._walks.clear()
-        self._mapped = {}
+        self._fed = {}
 
     def _opened(self) -> Any:
         if self._session is None:
@@ -212,7 +211,7 @@ class OnnxRuntimeSession(Closing):
     def _check_interface(self) -> None:
         declared = ([spec.name for spec in self._graph.inputs], self._output_names)
         found = (
-            [value.name for value in self._session.get_inputs() if value.name not in self._mapped],
+            [value.name for value in self._session.get_inputs() if value.name not in self._fed],
             [value.name for value in self._session.get_outputs()],
         )
         if set(declared[0]) != set(found[0]) or not set(declared[1]) <= set(found[1]):
@@ -225,10 +224,8 @@ class OnnxRuntimeSession(Closing):
 
 def _default_threads() -> int:
     """CPUs that this process may run on; 0, which is ONNX Runtime's "one for each core", where it may use all."""
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-        return 0 if allowed == os.cpu_count() else allowed
-    return 0
+    allowed = available_cores()
+    return 0 if allowed == os.cpu_count() else allowed
 
 
 def read_graph(bundle: Path, graph: GraphSpec) -> bytes:

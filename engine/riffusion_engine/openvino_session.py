@@ -7,7 +7,6 @@ and every step of a clip leans on it.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_engine.closing import Closing
-from riffusion_engine.devices import INSTALL_OPENVINO
+from riffusion_engine.devices import INSTALL_OPENVINO, available_cores
 from riffusion_engine.errors import BundleError, DeviceError, MissingExtraError
 from riffusion_engine.manifest import GraphSpec, TensorSpec
 from riffusion_engine.session import prepare_feeds
@@ -71,13 +70,10 @@ class OpenVinoSession(Closing):
         self._settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if precise else {}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._core, self._path = openvino.Core(), path
-        cores = threads or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        self._core = openvino.Core()
         small = sum(file.stat().st_size for file in path.parent.iterdir()) <= MOST_WEIGHTS
         self._pairs = small and Path(graph.path).parts[0] in PAIRED_GRAPHS
-        self._lane_count = min(cores, MOST_LANES)
+        self._lane_count = min(threads or available_cores(), MOST_LANES)
         self._requests: dict[str, list[Any]] = {}
         self._graph, self._running = graph, threading.Lock()
         try:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from riffusion_engine.devices import available_cores
 from riffusion_engine.errors import DeviceError, EngineError, RiffusionError
 from riffusion_rt.scale.cluster_settings import checked
 from riffusion_rt.scale.mailbox import Letter
 from riffusion_rt.server.answers import error_facts, log
-from riffusion_rt.server.engine_owner import EngineOwner, available_cores
+from riffusion_rt.server.engine_owner import EngineOwner
 from riffusion_rt.server.live_sessions import Listener, LiveSession, LiveSessions
 from riffusion_rt.server.making import Studio
 from riffusion_rt.server.service import open_engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from riffusion_engine.closing import Closing
+from riffusion_engine.devices import available_cores
 from riffusion_rt.open_model import OpenModel
 from riffusion_rt.server.unet_batches import BatchCounts, Ticket, UNetBatches
 
@@ -138,11 +138,6 @@ class OneAtATime(Closing):
     def close(self) -> None:
         """Close the session itself."""
         self._session.close()
-
-
-def available_cores() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads_for(device: str) -> int | None:

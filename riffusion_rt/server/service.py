@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from riffusion_engine.closing import Closing
-from riffusion_rt.server.engine_owner import EngineOwner, available_cores
+from riffusion_engine.devices import available_cores
+from riffusion_rt.server.engine_owner import EngineOwner
 from riffusion_rt.server.live_sessions import LiveSessions
 from riffusion_rt.server.making import Order, Workshop
 from riffusion_rt.server.order_bodies import OrderReader, make_bodies

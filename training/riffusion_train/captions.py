@@ -28,7 +28,8 @@ def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode:
     if rng.random() < 0.6:
         if len(subjects) > 1 and rng.random() < 0.5:
             # Said of one player or of each: then "and" joins two wholes, as it may in a prompt.
-            for index in ((len(subjects) - 1,), tuple(range(len(subjects))))[int(rng.integers(2))]:
+            first = 0 if rng.integers(2) else len(subjects) - 1
+            for index in range(first, len(subjects)):
                 subjects[index] = f"{_pick(rng, TEMPO_WORDS[beats])} {subjects[index]}"
         else:
             front.append(_pick(rng, TEMPO_WORDS[beats]))

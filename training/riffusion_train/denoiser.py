@@ -130,7 +130,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
     usual = torch.tensor(state.get("usual", [1.0] * recipe.levels))
     rng = np.random.default_rng([recipe.seed, step])
-    started, running, begun_at = time.monotonic() - spent, math.nan, step
+    started, running = time.monotonic() - spent, math.nan
 
     def save() -> None:
         now = time.monotonic() - started
@@ -167,7 +167,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         bands = timesteps * recipe.levels // len(alphas)
         snr = level.flatten() / (1 - level.flatten())
         loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
-        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step - begun_at > 100 else 0.3)
+        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step > 100 else 0.3)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
