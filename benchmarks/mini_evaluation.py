@@ -37,10 +37,12 @@ from riffusion_train.jury import (
     nearest_distances,
     train_jury,
 )
-from riffusion_train.jury_renders import JuryRenders, render_jury
-from riffusion_train.rendered_clips import open_pictures, read_facts
+from riffusion_train.jury_renders import JuryRenders, render_jury, with_mixed_duos
+from riffusion_train.rendered_clips import open_pictures, read_facts, render_dataset
 
 TRAINING_SEED, HELD_OUT_SEED = 7001, 7002
+CAPTIONED_SEED, CAPTIONED = 7003, 312
+"""Clips as the data set's own, of another seed: their captions are prompts for a comparison of like with like."""
 
 STYLED = {
     "slow church bells": ("church bells", 6),
@@ -77,8 +79,9 @@ def main() -> None:
 @main.command()
 @RUN
 @click.option("--renders", default=1400, show_default=True, help="Clips that the jury learns from.")
+@click.option("--duos", default=800, show_default=True, help="Duos mixed of these clips, to learn from, too.")
 @click.option("--held-out", default=400, show_default=True, help="Clips that it is judged on.")
-def prepare(run: Path, renders: int, held_out: int) -> None:
+def prepare(run: Path, renders: int, duos: int, held_out: int) -> None:
     """Render what the jury needs (what is there is kept), train it, and judge it."""
     for name, count, seed in (
         ("jury_renders.npz", renders, TRAINING_SEED),
@@ -88,7 +91,11 @@ def prepare(run: Path, renders: int, held_out: int) -> None:
             *_, made = tqdm(render_jury(count, seed), total=count, unit="clip", desc=name)
             assert isinstance(made, JuryRenders)
             made.save(run / name)
-    for report in train_jury(JuryRenders.load(run / "jury_renders.npz"), run / "jury.pt"):
+    *_, _ = tqdm(
+        render_dataset(run / "held_out", CAPTIONED, seed=CAPTIONED_SEED), total=CAPTIONED, desc="held_out"
+    )
+    learned = with_mixed_duos(JuryRenders.load(run / "jury_renders.npz"), duos, TRAINING_SEED)
+    for report in train_jury(learned, run / "jury.pt"):
         if report.step % 100 == 0:
             click.echo(f"{report.fraction:4.0%}  right while learning {report.measure:.3f}")
     for name, value in _jury_itself(load_jury(run / "jury.pt"), _held_out(run)).items():
@@ -142,6 +149,7 @@ def judge_model(
         **adherence,
         "unseen": unseen,
         **_distances(run, jury, solos, held_out),
+        **_as_captioned(run, jury, painter, first_seed),
         "walks": walks,
         "walks_on_a_seed_image": on_a_beat,
         "jury_on_held_out": _jury_itself(jury, held_out),
@@ -169,11 +177,11 @@ class Painter:
 
     def prompts(self, prompt: str, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """One picture for each seed, uint8 (n, bands, columns)."""
-        return self.places([((self._waypoint(prompt, seed), 1.0),) for seed in seeds])
+        return self.places([((self.waypoint(prompt, seed), 1.0),) for seed in seeds])
 
     def walk(self, start: str, end: str, seed: int) -> NDArray[np.uint8]:
         """Pictures from one prompt to another, with one seed."""
-        first, last = (((self._waypoint(prompt, seed), 1.0),) for prompt in (start, end))
+        first, last = (((self.waypoint(prompt, seed), 1.0),) for prompt in (start, end))
         return self.places([mixed_place(first, last, share) for share in np.linspace(0, 1, POINTS)])
 
     def places(self, places: Sequence[Place]) -> NDArray[np.uint8]:
@@ -185,7 +193,8 @@ class Painter:
             pictures += [pixels[:, :, 0] for pixels in drawer.pictures(last.latents)]
         return np.stack(pictures)
 
-    def _waypoint(self, prompt: str, seed: int) -> Waypoint:
+    def waypoint(self, prompt: str, seed: int) -> Waypoint:
+        """A prompt and a seed, at the guidance that the settings mean."""
         guidance = self.settings.resolved(self.model.manifest.defaults).guidance
         return Waypoint(prompt, seed=seed, guidance=guidance)
 
@@ -278,23 +287,35 @@ def _beat_shift_ms(pictures: NDArray[np.uint8]) -> float:
 def _distances(run: Path, jury: Jury, clips: NDArray[np.uint8], held_out: JuryRenders) -> dict[str, Any]:
     """Fréchet distances of as many clips each, and how near clips come to the data set against real ones."""
     solo = np.array([len(names) == 1 for names in held_out.labels])
-    # Soundfonts of the renders take turns, and the first is the data set's.
-    own = held_out.part(np.flatnonzero(solo & (np.arange(len(held_out)) % 2 == 0))).pictures
     real = held_out.part(np.flatnonzero(solo)).pictures
     order = np.random.default_rng(1).permutation(len(clips))
     half, first = len(real) // 2, np.random.default_rng(0).permutation(len(real))[: len(real) // 2]
     learned = np.asarray(open_pictures(run / "clips"))[: len(read_facts(run / "clips"))]
     near, near_real = (nearest_distances(each, learned) for each in (clips[order[:half]], real[first]))
     frechet, between = _frechet(jury, clips[order], real)
-    own_frechet, own_between = _frechet(jury, clips[order], own)
     return {
         "frechet": frechet,
         "frechet_of_two_real_halves": between,
-        "frechet_own_soundfont": own_frechet,
-        "frechet_of_two_halves_own_soundfont": own_between,
         "clips_a_side": min(half, len(clips)),
         "nearest_learned": [round(float(q), 4) for q in np.quantile(near, (0, 0.05, 0.5))],
         "nearest_learned_of_real": [round(float(q), 4) for q in np.quantile(near_real, (0, 0.05, 0.5))],
+    }
+
+
+def _as_captioned(run: Path, jury: Jury, painter: Painter, first_seed: int) -> dict[str, float]:
+    """Fréchet distances where clips are asked for by the captions of real ones, and compared with others of the kind.
+
+    These are the data set's kind: one soundfont, duos and all tempi, as often as they come there.
+    """
+    real, facts = np.asarray(open_pictures(run / "held_out")), read_facts(run / "held_out")
+    half = len(facts) // 2
+    places = [((painter.waypoint(each.caption, first_seed + i), 1.0),) for i, each in enumerate(facts[half:])]
+    first, second, ours = (
+        judge(jury, each).embeddings for each in (real[:half], real[half:], painter.places(places))
+    )
+    return {
+        "frechet_as_captioned": frechet_distance(ours, first),
+        "frechet_of_two_halves_as_captioned": frechet_distance(second, first),
     }
 
 

@@ -95,6 +95,16 @@ def test_a_manner_is_always_named_and_some_are_never_learned() -> None:
     assert all(word in by_label(label).manners for label, word in HELD_OUT_MANNERS)
 
 
+def test_an_instrument_may_be_called_what_it_always_is_but_not_twice() -> None:
+    def told(label: str) -> set[str]:
+        return {reworded(np.random.default_rng(seed), solo(label)).caption for seed in range(80)}
+
+    assert any("jazzy saxophone" in text for text in told("saxophone"))
+    assert any("saxophone" in text and "jazzy" not in text for text in told("saxophone"))
+    assert not any("jazzy jazz" in text for text in told("jazz piano"))
+    assert not any(word in text for word in MANNERS for text in told("flute"))
+
+
 def test_a_manner_is_played_with_its_own_feel() -> None:
     def starts(manner: str) -> set[float]:
         part = Part(by_label("synth"), MANNERS[manner].pattern if manner else "melody", manner)
@@ -112,6 +122,14 @@ def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> Non
     for latent, text in zip(latents, captions, strict=True):
         player = INSTRUMENTS[int(latent[0, 0, 0])]
         assert any(name in text for name in player.names), (player.label, text)
+
+
+def test_rare_tempi_are_drawn_as_often_as_common_ones(run: Path) -> None:
+    write_facts(run / "clips", [solo(each.label, 12 if i == 0 else 8) for i, each in enumerate(INSTRUMENTS)])
+    latents, _ = ClipDraws.of_run(run).draw(np.random.default_rng(0), 400)
+    rare = int((latents[:, 0, 0, 0] == 0).sum())
+    assert 160 < rare < 240
+    assert len(set(latents[:, 0, 0, 0].tolist())) == len(INSTRUMENTS)
 
 
 def test_held_out_pairs_are_never_drawn(run: Path) -> None:

@@ -16,7 +16,7 @@ from riffusion_train.jury import (
     nearest_distances,
     train_jury,
 )
-from riffusion_train.jury_renders import JuryRenders
+from riffusion_train.jury_renders import JuryRenders, with_mixed_duos
 
 
 def renders(count: int) -> JuryRenders:
@@ -44,6 +44,24 @@ def test_a_jury_hears_instruments_and_beats_that_it_was_taught(tmp_path: Path) -
     assert verdict.top() == ["piano", "drums"] * 4
     assert verdict.tempo() == [6, 8] * 4
     assert verdict.embeddings.shape == (8, 96)
+
+
+def test_duos_are_mixed_of_solos_of_one_tempo() -> None:
+    solos = replace(renders(6), beats=np.array([6, 8, 8, 8, 6, 6]))
+    more = with_mixed_duos(solos, 5, seed=0)
+    assert len(more) == len(more.pictures) == 11
+    assert more.labels[:6] == solos.labels
+    for picture, names, beats, swings in zip(
+        more.pictures[6:], more.labels[6:], more.beats[6:], more.swings[6:], strict=True
+    ):
+        assert set(names) == {"piano", "drums"}
+        assert swings == 0  # The piano's: drums have none.
+        players = [
+            index
+            for index in range(6)
+            if solos.beats[index] == beats and (picture <= solos.pictures[index].astype(int) + 60).all()
+        ]
+        assert {solos.labels[index][0] for index in players} == {"piano", "drums"}
 
 
 def test_the_distance_of_two_gaussians_is_known() -> None:

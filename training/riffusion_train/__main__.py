@@ -69,7 +69,7 @@ def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
 @click.option("--denoiser-batches", type=int, required=True, help="The same.")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, bundle: Path) -> None:
-    """Begin a run with the weights of a BUNDLE's folder instead of none; its autoencoder stays as it is."""
+    """Begin a run with the weights of a BUNDLE's folder instead of none; its encoder stays as it is."""
     from riffusion_train.begun import begin_with
 
     begun = begin_with(bundle, run, autoencoder_batches, denoiser_batches)
@@ -87,6 +87,17 @@ def denoiser(run: Path, minutes: float, steps: int | None, learning_rate: float)
 
     recipe = DenoiserRecipe(minutes=minutes, steps=steps, learning_rate=learning_rate)
     _show(train_denoiser(run, recipe), "loss")
+
+
+@main.command()
+@RUN
+@click.option("--minutes", default=12.0, show_default=True, help="Wall time to train.")
+@click.option("--steps", type=int, help="Batches to train instead.")
+def decoder(run: Path, minutes: float, steps: int | None) -> None:
+    """Teach the autoencoder's decoder not to blur; latents stay as they are."""
+    from riffusion_train.decoder import DecoderRecipe, train_decoder
+
+    _show(train_decoder(run, DecoderRecipe(minutes=minutes, steps=steps)), "dB")
 
 
 @main.command(name="few-steps")
@@ -130,6 +141,7 @@ def everything(
     context.invoke(render, run=run, count=count, duos=duos)
     context.invoke(autoencoder, run=run, steps=steps)
     context.invoke(denoiser, run=run, steps=steps)
+    context.invoke(decoder, run=run, steps=steps)
     context.invoke(assemble, run=run, output=output)
 
 

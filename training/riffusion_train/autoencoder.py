@@ -81,16 +81,13 @@ def train_autoencoder(
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(strips).latent_dist
             restored = model.decode(posterior.sample()).sample
-        error = restored.float() - strips
-        edges = _edges(restored.float()) - _edges(strips)
-        loss = error.abs().mean() + 4 * error.square().mean() + 0.5 * edges.abs().mean()
-        loss = loss + recipe.kl_weight * posterior.kl().float().mean()
+        loss = restoring_loss(restored.float(), strips) + recipe.kl_weight * posterior.kl().float().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        psnr = 10 * math.log10(4 / float(error.detach().square().mean()))
+        psnr = 10 * math.log10(4 / float((restored.detach().float() - strips).square().mean()))
         running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
         if step % 20 == 0:
             yield TrainingProgress(step, done, float(loss.detach()), running)
@@ -100,6 +97,12 @@ def train_autoencoder(
     model = model.float().eval()
     normalize_latents(model, pictures[: min(256, len(pictures))])
     model.save_pretrained(folder / "vae")
+
+
+def restoring_loss(restored: Tensor, real: Tensor) -> Tensor:
+    """How far decoded pictures (n, 3, bands, columns) in ±1 are from real ones, their edges included."""
+    error, edges = restored - real, _edges(restored) - _edges(real)
+    return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges.abs().mean()
 
 
 def share_done(steps: int | None, minutes: float, step: int, started: float) -> float:

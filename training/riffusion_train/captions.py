@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riffusion_train.catalogue import MOOD_WORDS, PATTERN_WORDS, TEMPO_WORDS, Instrument
+from riffusion_train.catalogue import MANNERS, MOOD_WORDS, PATTERN_WORDS, TEMPO_WORDS, Instrument
 
 UNTUNED_FEELS = frozenset({"beats", "typewriter"})
 """Feels without pitch: they have neither mood nor pattern words."""
@@ -49,10 +49,20 @@ def caption(rng: np.random.Generator, parts: tuple[Part, ...], beats: int, mode:
 
 
 def _subject(rng: np.random.Generator, part: Part) -> str:
-    name = f"{part.manner} {_pick(rng, part.instrument.names)}".strip()
+    name = _pick(rng, part.instrument.names)
+    if manner := part.manner or (_own_manner(part.instrument, name) if rng.random() < 0.35 else ""):
+        name = f"{manner} {name}"
     if part.instrument.feel in UNTUNED_FEELS or rng.random() > 0.3:
         return name
     return f"{name} {_pick(rng, PATTERN_WORDS[part.pattern])}"
+
+
+def _own_manner(instrument: Instrument, name: str) -> str:
+    """The word for how an instrument always plays, unless its name says so: a saxophone is jazzy."""
+    words = [
+        word for word, manner in MANNERS.items() if manner.feel == instrument.feel and word[:4] not in name
+    ]
+    return words[0] if words else ""
 
 
 def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,19 @@ class ClipDraws:
         kept = [i for i, each in enumerate(facts) if frozenset(each.labels) not in HELD_OUT_PAIRS]
         return cls(latents[kept], [facts[i] for i in kept])
 
+    @cached_property
+    def _by_tempo(self) -> dict[int, NDArray[np.intp]]:
+        beats = np.array([each.beats for each in self.facts])
+        return {int(number): np.flatnonzero(beats == number) for number in np.unique(beats)}
+
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
-        """``count`` clips: latents float32 (count, c, h, w), and a caption of each that may never have been used."""
-        chosen = rng.integers(len(self.facts), size=count)
+        """``count`` clips: latents float32 (count, c, h, w), and a caption of each that may never have been used.
+
+        Every tempo comes as often as the others: what is commonest would be played when another is asked for.
+        """
+        by_tempo = list(self._by_tempo.values())
+        tempi = rng.integers(len(by_tempo), size=count)
+        chosen = [int(rng.choice(by_tempo[tempo])) for tempo in tempi]
         rolled = [roll_by_beats(rng, self.latents[i], self.facts[i].beats) for i in chosen]
         captions = [reworded(rng, self.facts[i]).caption for i in chosen]
         return torch.from_numpy(np.stack(rolled)).float(), captions

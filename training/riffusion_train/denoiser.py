@@ -21,6 +21,7 @@ from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosin
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
+from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
 
 TEXT_WIDTH = 256
@@ -50,6 +51,8 @@ class DenoiserRecipe:
     """Cap of the signal-to-noise ratio in the loss weight (min-SNR, arXiv 2303.09556)."""
     levels: int = 32
     """Bands of noise levels that count equally, each divided by the error that is usual there."""
+    place_weight: float = 0.2
+    """How much it counts to know where in a clip a column is."""
     seed: int = 0
 
 
@@ -122,10 +125,14 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     networks = begun_networks(run) if begun else (build_unet(), build_text_encoder(tokenizer))
     model = PromptedUNet(*networks).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
+    place = PlaceInTime(model.unet)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2
+        [*model.parameters(), *place.parameters()],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=1e-2,
     )
-    state = load_state(run / "denoiser.pt", model=model, average=average, optimizer=optimizer)
+    state = load_state(run / "denoiser.pt", model=model, average=average, place=place, optimizer=optimizer)
     step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
     usual = torch.tensor(state.get("usual", [1.0] * recipe.levels))
@@ -138,6 +145,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
             run / "denoiser.pt",
             model=model,
             average=average,
+            place=place,
             optimizer=optimizer,
             step=step,
             spent=now,
@@ -161,12 +169,14 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
+            lost = place.loss()
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         # What a clip is, its tempo above all, is decided where noise hides nearly everything. There errors are a tenth
         # of what they are further down: unless each level is measured by its own, they count for nothing.
         bands = timesteps * recipe.levels // len(alphas)
         snr = level.flatten() / (1 - level.flatten())
         loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        loss = loss + recipe.place_weight * lost
         usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step > 100 else 0.3)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -7,6 +7,7 @@ apart from instruments (any melodic one may swing), so that a jury learns the tw
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from riffusion_train.captions import UNTUNED_FEELS
 from riffusion_train.catalogue import INSTRUMENTS, Instrument
+from riffusion_train.duos import mixed_picture
 from riffusion_train.rendered_clips import picture_of, render_parts
 from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra
 
@@ -81,6 +83,32 @@ def render_jury(
             yield len(made)
     pictures, labels, beats, swings = zip(*made, strict=True)
     yield JuryRenders(np.stack(pictures), labels, np.array(beats), np.array(swings))
+
+
+def with_mixed_duos(renders: JuryRenders, count: int, seed: int) -> JuryRenders:
+    """The same, and ``count`` duos mixed of its solos: any two instruments of one tempo, all pairs alike.
+
+    Two players are harder to tell than one, and a rendering has few of them.
+    """
+    rng = np.random.default_rng(seed)
+    solos: dict[tuple[str, int], list[int]] = {}
+    for index, names in enumerate(renders.labels):
+        if len(names) == 1:
+            solos.setdefault((names[0], int(renders.beats[index])), []).append(index)
+    pairs = [(one, other) for one, other in itertools.combinations(solos, 2) if one[1] == other[1]]
+    pictures, labels, beats, swings = [], [], [], []
+    for which in rng.integers(len(pairs), size=count):
+        one, other = (int(rng.choice(solos[player])) for player in pairs[which])
+        pictures.append(mixed_picture(renders.pictures[one], renders.pictures[other]))
+        labels.append((*renders.labels[one], *renders.labels[other]))
+        beats.append(renders.beats[one])
+        swings.append(max(renders.swings[one], renders.swings[other]))
+    return JuryRenders(
+        np.concatenate([renders.pictures, np.stack(pictures)]),
+        (*renders.labels, *labels),
+        np.concatenate([renders.beats, beats]),
+        np.concatenate([renders.swings, swings]),
+    )
 
 
 _orchestras: dict[Path, Orchestra] = {}

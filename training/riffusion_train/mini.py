@@ -114,7 +114,10 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
     facts = read_facts(run / "clips")
     solos = sum(len(f.labels) == 1 for f in facts)
     mixed = len(read_facts(run / duos.FOLDER)) if (run / duos.FOLDER).is_dir() else 0
-    steps = {part: int(load_state(run / f"{part}.pt").get("step", 0)) for part in ("autoencoder", "denoiser")}
+    steps = {
+        part: int(load_state(run / f"{part}.pt").get("step", 0))
+        for part in ("autoencoder", "decoder", "denoiser")
+    }
     begun = Begun.of_run(run)
     if begun:
         steps["autoencoder"] += begun.autoencoder_batches
@@ -123,7 +126,7 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
         if begun
         else ""
     )
-    stages = "render, begin, denoiser, assemble" if begun else "everything"
+    stages = "render, begin, denoiser, decoder, assemble" if begun else "everything"
     instruments = ", ".join(i.label for i in INSTRUMENTS)
     settings = FEW_STEPS_SETTINGS if few_steps else SHIPPED_SETTINGS
     distilled = int(load_state(run / FOLDER / "student.pt").get("step", 0)) if few_steps else 0
@@ -140,7 +143,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | knows | {instruments}; words for tempo, mood, manner and pattern |
 | data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos) and {mixed:,} duos mixed of them; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
-| autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns |
+| autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns, then its decoder alone {steps["decoder"]:,} |
 | UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together |
 {consistency}| trained on | {hardware()} |
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
@@ -186,7 +189,7 @@ def _judged(row: Mapping[str, Any]) -> str:
 | tempo as asked | {row["tempo_as_asked"]:.0%} |
 | pairs and manners never heard together | {unseen} |
 | Fréchet distance to unheard renders (and between two halves of these) | {row["frechet"]:.0f} ({row["frechet_of_two_real_halves"]:.0f}) |
-| the same, of its own soundfont only | {row["frechet_own_soundfont"]:.0f} ({row["frechet_of_two_halves_own_soundfont"]:.0f}) |
+| the same, asked for by the captions of unheard renders as it learned from | {row["frechet_as_captioned"]:.0f} ({row["frechet_of_two_halves_as_captioned"]:.0f}) |
 | distance to the nearest learned clip, median (and of unheard renders) | {row["nearest_learned"][2]} ({row["nearest_learned_of_real"][2]}) |
 | walks that cross over with one reversal at most | {_walks(row["walks"])} |
 | the same, on a seed image | {_walks(row["walks_on_a_seed_image"])} |

@@ -1,0 +1,171 @@
+"""A trained autoencoder in, the same with a decoder that does not blur out: its encoder, and so all latents, stay.
+
+What latents do not tell, such as how noise falls, the least squared error answers with an average, and averages are
+smooth: attacks smear and textures vanish. A critic that tells strips of real pictures from decoded ones (a "patch"
+discriminator, arXiv 1611.07004, with the hinge loss of arXiv 1705.02894) asks for one of the pictures that could have
+been instead. How much it counts follows from gradients at the last layer, as in arXiv 2012.09841.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from riffusion_train.autoencoder import (
+    TrainingProgress,
+    restoring_loss,
+    share_done,
+    to_model_range,
+    warm_cosine,
+)
+from riffusion_train.checkpointing import load_state, save_state
+from riffusion_train.clip_draws import LATENTS, cached_latents
+from riffusion_train.cpu_group_norm import quicken_group_norms
+from riffusion_train.rendered_clips import open_pictures, read_facts
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """How long and how fast. Learning rates fall over ``steps``, or over ``minutes`` of wall time without them."""
+
+    minutes: float = 12.0
+    steps: int | None = None
+    batch: int = 8
+    strip_columns: int = 8
+    """Width of a strip, in columns of latents."""
+    learning_rate: float = 3e-4
+    critic_learning_rate: float = 4e-4
+    critic_weight: float = 0.5
+    """Of the critic's gradient at the last layer, beside the other's."""
+    alone: int = 50
+    """Batches that only the critic learns from, before it is listened to."""
+    most_noise: float = 0.2
+    """Latents are disturbed by up to this share of their spread: generated ones are never quite right."""
+    ema_decay: float = 0.995
+    seed: int = 0
+
+
+def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterator[TrainingProgress]:
+    """Train the decoder of ``run/vae`` on the run's latents and pictures; resume; leave the whole in ``run/vae``."""
+    torch.manual_seed(recipe.seed)
+    strips = _Strips(run, recipe)
+    model = AutoencoderKL.from_pretrained(run / "vae").to(memory_format=torch.channels_last)
+    quicken_group_norms(model)
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+    learning = nn.ModuleList([model.post_quant_conv, model.decoder]).train()
+    average = copy.deepcopy(learning).eval().requires_grad_(False)
+    critic = build_critic()
+    optimizer = torch.optim.AdamW(
+        learning.parameters(), lr=recipe.learning_rate, betas=(0.5, 0.95), weight_decay=1e-4
+    )
+    of_critic = torch.optim.AdamW(critic.parameters(), lr=recipe.critic_learning_rate, betas=(0.5, 0.95))
+    parts = {
+        "model": learning,
+        "average": average,
+        "critic": critic,
+        "optimizer": optimizer,
+        "of_critic": of_critic,
+    }
+    state = load_state(run / "decoder.pt", **parts)
+    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
+    rng = np.random.default_rng([recipe.seed, step])
+    started, running = time.monotonic() - spent, math.nan
+
+    def save() -> None:
+        save_state(run / "decoder.pt", **parts, step=step, spent=time.monotonic() - started)
+        whole = copy.deepcopy(model).float().eval()
+        whole.post_quant_conv.load_state_dict(average[0].state_dict())
+        whole.decoder.load_state_dict(average[1].state_dict())
+        whole.save_pretrained(run / "vae")
+
+    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
+        for each, rate in ((optimizer, recipe.learning_rate), (of_critic, recipe.critic_learning_rate)):
+            for group in each.param_groups:
+                group["lr"] = rate * warm_cosine(step, done, warm_steps=50)
+        latents, real = strips.draw(rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            restored = model.decode(latents).sample.float()
+            of_real, of_restored = critic(_grey(real)).float(), critic(_grey(restored).detach()).float()
+        of_critic.zero_grad(set_to_none=True)
+        fooled = (1 - of_real).clamp(min=0).mean() + (1 + of_restored).clamp(min=0).mean()
+        fooled.backward()
+        of_critic.step()
+
+        loss = restoring_loss(restored, real)
+        if step >= recipe.alone:
+            with torch.autocast("cpu", torch.bfloat16):
+                wished = -critic(_grey(restored)).float().mean()
+            last = model.decoder.conv_out.weight
+            mine, its = (torch.autograd.grad(each, last, retain_graph=True)[0] for each in (loss, wished))
+            balance = (mine.norm() / (its.norm() + 1e-4)).clamp(max=1e4)
+            loss = loss + recipe.critic_weight * balance * wished
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        with torch.no_grad():
+            decay = min(recipe.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), list(learning.parameters()), 1 - decay)
+        psnr = 10 * math.log10(4 / float((restored.detach() - real).square().mean()))
+        running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
+        if step % 20 == 0:
+            yield TrainingProgress(step, done, float(loss.detach()), running)
+        if step % 200 == 0:
+            save()
+    save()
+
+
+def build_critic(width: int = 24) -> nn.Sequential:
+    """How real each patch of grey pictures (n, 1, bands, columns) looks, one number for every 8×8 of them."""
+    blocks: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+    for channels in (width, 2 * width):
+        blocks += [
+            nn.Conv2d(channels, 2 * channels, 4, 2, 1),
+            nn.GroupNorm(8, 2 * channels),
+            nn.LeakyReLU(0.2),
+        ]
+    return nn.Sequential(*blocks, nn.Conv2d(4 * width, 1, 3, padding=1))
+
+
+class _Strips:
+    """Strips of a run's clips and duos: latents, and the pictures that they were made of."""
+
+    def __init__(self, run: Path, recipe: DecoderRecipe) -> None:
+        folders = [name for name in LATENTS if (run / name / "clips.jsonl").exists()]
+        self._recipe = recipe
+        self._latents = [cached_latents(run, name) for name in folders]
+        self._pictures = [open_pictures(run / name)[: len(read_facts(run / name))] for name in folders]
+        counts = [len(each) for each in self._latents]
+        self._places = [(folder, index) for folder, count in enumerate(counts) for index in range(count)]
+
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Disturbed latents float32 (batch, c, h, w), and pictures float32 (batch, 3, bands, columns) in ±1."""
+        latents: list[NDArray[np.floating]] = []
+        pictures: list[NDArray[np.uint8]] = []
+        for which in rng.integers(len(self._places), size=self._recipe.batch):
+            folder, index = self._places[which]
+            latent, picture = self._latents[folder][index], self._pictures[folder][index]
+            width = latent.shape[-1]
+            factor = picture.shape[-1] // width
+            columns = (int(rng.integers(width)) + np.arange(min(self._recipe.strip_columns, width))) % width
+            latents.append(latent[..., columns])
+            pictures.append(picture[:, (columns[:, None] * factor + np.arange(factor)).ravel()])
+        clean = torch.from_numpy(np.stack(latents)).float()
+        noise = self._recipe.most_noise * torch.rand(len(clean), 1, 1, 1) * torch.randn_like(clean)
+        return clean + noise, to_model_range(np.stack(pictures))
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    return pictures.mean(dim=1, keepdim=True)
