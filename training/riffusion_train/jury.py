@@ -22,7 +22,7 @@ from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.jury_renders import JuryRenders
 from riffusion_train.listener import LABELS, ListenerRecipe, learn_to_hear, pooled
 
-JURY_RECIPE = ListenerRecipe(steps=900, weight_decay=2e-2)
+JURY_RECIPE = ListenerRecipe(steps=1200, weight_decay=2e-2)
 JURY_POOLED = 4
 """Bands and columns averaged into one: the jury looks closer than the listener."""
 RHYTHM_BANDS, RHYTHM_CYCLES = 8, 64

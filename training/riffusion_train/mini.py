@@ -27,7 +27,7 @@ from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
 from riffusion_train.few_steps import FOLDER, FewStepsRecipe
 from riffusion_train.rendered_clips import read_facts
 
-SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras", "steps": 9, "guidance": 7.0, "strength": 0.75}
+SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras", "steps": 9, "guidance": 4.5, "strength": 0.75}
 """What the model is run with when a request does not say otherwise."""
 
 CARD = "README.md"
