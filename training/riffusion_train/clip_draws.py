@@ -34,7 +34,7 @@ class ClipDraws:
     @classmethod
     def of_run(cls, run: Path) -> ClipDraws:
         """Of the run's rendered clips and of its duos, if it has any; without the pairs that are held out."""
-        folders = [name for name in LATENTS if (run / name / "clips.jsonl").exists()]
+        folders = folders_of_clips(run)
         facts = [each for name in folders for each in read_facts(run / name)]
         latents = np.concatenate([cached_latents(run, name) for name in folders])
         kept = [i for i, each in enumerate(facts) if frozenset(each.labels) not in HELD_OUT_PAIRS]
@@ -56,6 +56,11 @@ class ClipDraws:
         rolled = [roll_by_beats(rng, self.latents[i], self.facts[i].beats) for i in chosen]
         captions = [reworded(rng, self.facts[i]).caption for i in chosen]
         return torch.from_numpy(np.stack(rolled)).float(), captions
+
+
+def folders_of_clips(run: Path) -> list[str]:
+    """Names of the folders in ``run`` that hold clips: the rendered ones, and its duos if it has any."""
+    return [name for name in LATENTS if (run / name / "clips.jsonl").exists()]
 
 
 def roll_by_beats(rng: np.random.Generator, latent: NDArray[np.floating], beats: int) -> NDArray[np.floating]:

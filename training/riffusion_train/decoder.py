@@ -29,9 +29,10 @@ from riffusion_train.autoencoder import (
     warm_cosine,
 )
 from riffusion_train.checkpointing import load_state, save_state
-from riffusion_train.clip_draws import LATENTS, cached_latents
+from riffusion_train.clip_draws import cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import open_pictures, read_facts
+from riffusion_train.running_average import follow
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class DecoderRecipe:
     critic_weight: float = 0.5
     """Of the critic's gradient at the last layer, beside the other's."""
     alone: int = 50
-    """Batches that only the critic learns from, before it is listened to."""
+    """Batches that the critic learns from before the decoder listens to it."""
     most_noise: float = 0.2
     """Latents are disturbed by up to this share of their spread: generated ones are never quite right."""
     ema_decay: float = 0.995
@@ -115,9 +116,7 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimizer.step()
         step += 1
-        with torch.no_grad():
-            decay = min(recipe.ema_decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), list(learning.parameters()), 1 - decay)
+        follow(average, learning, min(recipe.ema_decay, (1 + step) / (10 + step)))
         psnr = 10 * math.log10(4 / float((restored.detach() - real).square().mean()))
         running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
         if step % 20 == 0:
@@ -143,7 +142,7 @@ class _Strips:
     """Strips of a run's clips and duos: latents, and the pictures that they were made of."""
 
     def __init__(self, run: Path, recipe: DecoderRecipe) -> None:
-        folders = [name for name in LATENTS if (run / name / "clips.jsonl").exists()]
+        folders = folders_of_clips(run)
         self._recipe = recipe
         self._latents = [cached_latents(run, name) for name in folders]
         self._pictures = [open_pictures(run / name)[: len(read_facts(run / name))] for name in folders]

@@ -23,6 +23,7 @@ from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
+from riffusion_train.running_average import follow
 
 TEXT_WIDTH = 256
 VOCABULARY = 1_200
@@ -183,7 +184,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        _follow(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
+        follow(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
         value = float(error.detach().mean())
         running = value if math.isnan(running) else 0.98 * running + 0.02 * value
         if step % 20 == 0:
@@ -199,11 +200,6 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
         list(captions), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     return ids
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _save(model: PromptedUNet, run: Path) -> None:

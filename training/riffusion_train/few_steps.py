@@ -28,6 +28,7 @@ from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
+from riffusion_train.running_average import follow
 
 FOLDER = "few_steps"
 """Where the student lies inside a run."""
@@ -139,8 +140,7 @@ def train_few_steps(run: Path, recipe: FewStepsRecipe = FewStepsRecipe()) -> Ite
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - recipe.ema_decay)
+        follow(average, student, recipe.ema_decay)
         value = float(loss.detach())
         running = value if math.isnan(running) else 0.98 * running + 0.02 * value
         if step % 20 == 0:
