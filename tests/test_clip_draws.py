@@ -21,7 +21,7 @@ from riffusion_train.catalogue import (
     UNTUNED,
     by_label,
 )
-from riffusion_train.clip_draws import ClipDraws, roll_by_beats
+from riffusion_train.clip_draws import SHARES, ClipDraws, roll_by_beats
 from riffusion_train.duos import draw_pair, mix_duos, mixed_picture
 from riffusion_train.phrases import Setting
 from riffusion_train.rendered_clips import (
@@ -117,19 +117,52 @@ def test_a_manner_is_played_with_its_own_feel() -> None:
 
 
 def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> None:
-    latents, captions = ClipDraws.of_run(run).draw(np.random.default_rng(0), 64)
-    assert latents.shape == (64, 1, 8, 8)
-    for latent, text in zip(latents, captions, strict=True):
+    drawn = ClipDraws.of_run(run).draw(np.random.default_rng(0), 64)
+    assert drawn.latents.shape == (64, 1, 8, 8)
+    assert drawn.beats.tolist() == [8] * 64
+    for latent, text in zip(drawn.latents, drawn.captions, strict=True):
         player = INSTRUMENTS[int(latent[0, 0, 0])]
         assert any(name in text for name in player.names), (player.label, text)
 
 
 def test_rare_tempi_are_drawn_as_often_as_common_ones(run: Path) -> None:
     write_facts(run / "clips", [solo(each.label, 12 if i == 0 else 8) for i, each in enumerate(INSTRUMENTS)])
-    latents, _ = ClipDraws.of_run(run).draw(np.random.default_rng(0), 400)
-    rare = int((latents[:, 0, 0, 0] == 0).sum())
+    drawn = ClipDraws.of_run(run).draw(np.random.default_rng(0), 400)
+    rare = int((drawn.latents[:, 0, 0, 0] == 0).sum())
     assert 160 < rare < 240
-    assert len(set(latents[:, 0, 0, 0].tolist())) == len(INSTRUMENTS)
+    assert int((drawn.beats == 12).sum()) == rare
+    assert len(set(drawn.latents[:, 0, 0, 0].tolist())) == len(INSTRUMENTS)
+
+
+def test_kinds_of_clips_come_by_their_shares_and_rare_players_oftener_than_they_lie_there(run: Path) -> None:
+    jazzy = ClipFacts("", ("synth",), 8, "minor", ("melody",), ("jazzy",))
+    duo = ClipFacts("", ("piano", "drums"), 8, "minor", ("melody", "riff"), ("", ""))
+    facts = [*[solo("piano")] * 81, *[solo("choir")] * 9, *[jazzy] * 3, *[duo] * 7]
+    write_facts(run / "clips", facts)
+    write_latents(run / "latents.npy", len(facts))
+    drawn = ClipDraws.of_run(run).draw(np.random.default_rng(0), 2000)
+    shares = {
+        labels: np.mean([each.labels == labels for each in drawn.facts])
+        for labels in {f.labels for f in facts}
+    }
+    assert shares[("synth",)] == pytest.approx(SHARES["solo in another manner"], abs=0.03)
+    assert shares[("piano", "drums")] == pytest.approx(SHARES["duo"], abs=0.03)
+    assert shares[("choir",)] == pytest.approx(SHARES["solo"] / 4, abs=0.03)  # the roots are 9 and 3
+
+
+def test_solos_to_be_heard_together_are_two_players_and_never_a_pair_that_is_held_out(run: Path) -> None:
+    names = {each.label: each.names for each in INSTRUMENTS}
+    pairs = ClipDraws.of_run(run).solos(np.random.default_rng(0), 600)
+
+    def named(text: str, label: str) -> bool:
+        return any(name in text for name in names[label])
+
+    assert len(pairs) == 600 and len({one for one, _ in pairs}) > 100
+    for held_out in HELD_OUT_PAIRS:
+        first, second = sorted(held_out)
+        assert not any(
+            named(a, x) and named(b, y) for a, b in pairs for x, y in ((first, second), (second, first))
+        )
 
 
 def test_held_out_pairs_are_never_drawn(run: Path) -> None:
@@ -139,8 +172,8 @@ def test_held_out_pairs_are_never_drawn(run: Path) -> None:
     write_latents(run / "latents.npy", len(INSTRUMENTS) + 1)
     draws = ClipDraws.of_run(run)
     assert len(draws.facts) == len(draws.latents) == len(INSTRUMENTS)
-    latents, _ = draws.draw(np.random.default_rng(0), 200)
-    assert float(latents.max()) < len(INSTRUMENTS)
+    drawn = draws.draw(np.random.default_rng(0), 200)
+    assert float(drawn.latents.max()) < len(INSTRUMENTS)
 
 
 def test_a_pair_has_one_tempo_one_player_without_pitch_and_is_not_held_out() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,9 @@ from riffusion_train.autoencoder import encode_pictures
 from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
+
+SHARES = {"solo": 0.5, "solo in another manner": 0.15, "duo": 0.35}
+"""How often each kind of clip is drawn."""
 
 LATENTS = {"clips": "latents.npy", duos.FOLDER: "duo_latents.npy"}
 """A data set's folder in the run, and the file that keeps its latents."""
@@ -41,21 +46,76 @@ class ClipDraws:
         return cls(latents[kept], [facts[i] for i in kept])
 
     @cached_property
-    def _by_tempo(self) -> dict[int, NDArray[np.intp]]:
-        beats = np.array([each.beats for each in self.facts])
-        return {int(number): np.flatnonzero(beats == number) for number in np.unique(beats)}
+    def _chances(self) -> dict[int, tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """By tempo: its clips, and how likely each is to be drawn."""
+        return {
+            number: _chances(self.facts, number) for number in sorted({each.beats for each in self.facts})
+        }
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
-        """``count`` clips: latents float32 (count, c, h, w), and a caption of each that may never have been used.
+    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+        """``count`` clips, rolled by whole beats, each with a caption that may never have been used.
 
-        Every tempo comes as often as the others: what is commonest would be played when another is asked for.
+        Every tempo comes as often as the others, and kinds of clips by ``SHARES``: what is commonest would be played
+        when another is asked for. Of a kind, who plays comes as often as the root of the number of such clips.
         """
-        by_tempo = list(self._by_tempo.values())
+        by_tempo = list(self._chances.values())
         tempi = rng.integers(len(by_tempo), size=count)
-        chosen = [int(rng.choice(by_tempo[tempo])) for tempo in tempi]
+        chosen = [int(rng.choice(by_tempo[tempo][0], p=by_tempo[tempo][1])) for tempo in tempi]
         rolled = [roll_by_beats(rng, self.latents[i], self.facts[i].beats) for i in chosen]
-        captions = [reworded(rng, self.facts[i]).caption for i in chosen]
-        return torch.from_numpy(np.stack(rolled)).float(), captions
+        facts = [reworded(rng, self.facts[i]) for i in chosen]
+        return Draw(torch.from_numpy(np.stack(rolled)).float(), facts)
+
+    def solos(self, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+        """``count`` pairs of fresh captions of two different players, who are not a pair that is held out."""
+        pairs: list[tuple[str, str]] = []
+        while len(pairs) < count:
+            one, other = (reworded(rng, self.facts[int(i)]) for i in rng.choice(self._solos, size=2))
+            labels = frozenset((*one.labels, *other.labels))
+            if len(labels) == 2 and labels not in HELD_OUT_PAIRS:
+                pairs.append((one.caption, other.caption))
+        return pairs
+
+    @cached_property
+    def _solos(self) -> NDArray[np.intp]:
+        return np.array([i for i, each in enumerate(self.facts) if len(each.labels) == 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A batch: ``latents`` float32 (n, c, h, w), and facts of each clip, newly worded."""
+
+    latents: Tensor
+    facts: list[ClipFacts]
+
+    @property
+    def captions(self) -> list[str]:
+        """One for each clip."""
+        return [each.caption for each in self.facts]
+
+    @property
+    def beats(self) -> Tensor:
+        """Beats of each clip, int64 (n,)."""
+        return torch.tensor([each.beats for each in self.facts])
+
+
+def _chances(facts: Sequence[ClipFacts], beats: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Indices of the clips of one tempo, and their probabilities, which add up to 1."""
+    chosen = [i for i, each in enumerate(facts) if each.beats == beats]
+    kinds = [_kind(facts[i]) for i in chosen]
+    alike = Counter(kinds)
+    weights = np.array([alike[each] ** -0.5 for each in kinds])
+    for name, share in SHARES.items():
+        of_kind = np.array([kind[0] == name for kind in kinds])
+        if of_kind.any():
+            weights[of_kind] *= share / weights[of_kind].sum()
+    return np.array(chosen), weights / weights.sum()
+
+
+def _kind(facts: ClipFacts) -> tuple[str, ...]:
+    """Its kind, a key of ``SHARES``, and who plays in which manner, in alphabetical order."""
+    players = sorted(f"{label} {manner}" for label, manner in zip(facts.labels, facts.manners, strict=True))
+    solo = "solo in another manner" if facts.manners[0] else "solo"
+    return ("duo" if len(players) > 1 else solo, *players)
 
 
 def folders_of_clips(run: Path) -> list[str]:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosine
 from riffusion_train.begun import Begun, begun_networks
+from riffusion_train.both_players import apart_from_both
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.place_in_time import PlaceInTime
@@ -54,6 +56,9 @@ class DenoiserRecipe:
     """Bands of noise levels that count equally, each divided by the error that is usual there."""
     place_weight: float = 0.2
     """How much it counts to know where in a clip a column is."""
+    both_weight: float = 0.2
+    pairs: int = 4
+    """How much it counts that the text encoder says of both players what it says of each, and pairs in each batch."""
     seed: int = 0
 
 
@@ -122,6 +127,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     if not (run / "tokenizer" / "vocab.json").exists():
         write_clip_tokenizer(run / "tokenizer", [f.caption for f in clips.facts], VOCABULARY)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    tokenized = partial(token_ids, tokenizer)
     begun = not (run / "denoiser.pt").exists() and Begun.of_run(run)
     networks = begun_networks(run) if begun else (build_unet(), build_text_encoder(tokenizer))
     model = PromptedUNet(*networks).train()
@@ -157,11 +163,9 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=100)
-        clean, captions = clips.draw(rng, recipe.batch)
-        untold = rng.random(recipe.batch) < recipe.empty_caption_share
-        ids = token_ids(
-            tokenizer, ["" if none else each for none, each in zip(untold, captions, strict=True)]
-        )
+        drawn = clips.draw(rng, recipe.batch)
+        clean, untold = drawn.latents, rng.random(recipe.batch) < recipe.empty_caption_share
+        ids = tokenized(["" if none else each for none, each in zip(untold, drawn.captions, strict=True)])
         # One random offset for the whole batch: every batch covers all noise levels evenly, which steadies the loss.
         spread = (np.arange(recipe.batch) + rng.random()) / recipe.batch
         timesteps = torch.from_numpy((spread * len(alphas)).astype(np.int64))
@@ -170,14 +174,15 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
-            lost = place.loss()
+            lost = place.loss(drawn.beats)
+            apart = apart_from_both(model.text_encoder, tokenized, clips.solos(rng, recipe.pairs))
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         # What a clip is, its tempo above all, is decided where noise hides nearly everything. There errors are a tenth
         # of what they are further down: unless each level is measured by its own, they count for nothing.
         bands = timesteps * recipe.levels // len(alphas)
         snr = level.flatten() / (1 - level.flatten())
         loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
-        loss = loss + recipe.place_weight * lost
+        loss = loss + recipe.place_weight * lost + recipe.both_weight * apart
         usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step > 100 else 0.3)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

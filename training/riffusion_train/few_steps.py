@@ -122,11 +122,11 @@ def train_few_steps(run: Path, recipe: FewStepsRecipe = FewStepsRecipe()) -> Ite
     while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=50)
-        clean, captions = clips.draw(rng, recipe.batch)
+        drawn = clips.draw(rng, recipe.batch)
         places = torch.from_numpy(rng.integers(1, len(walk), size=recipe.batch))
         now, next_ = walk[places], walk[places - 1]
-        noisy = consistency.ddim(clean, torch.randn_like(clean), now)
-        told = encoder(token_ids(tokenizer, captions)).last_hidden_state
+        noisy = consistency.ddim(drawn.latents, torch.randn_like(drawn.latents), now)
+        told = encoder(token_ids(tokenizer, drawn.captions)).last_hidden_state
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             guided = _guided(teacher, noisy, now, told, empty, recipe.guidance)
             further = consistency.ddim(consistency.clean(noisy, guided, now), guided, next_)
