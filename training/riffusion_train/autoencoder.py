@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.cpu_group_norm import quicken_group_norms
+from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,6 @@ class AutoencoderRecipe:
     learning_rate: float = 2e-3
     kl_weight: float = 1e-6
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """One report of a running training: what was done and how well."""
-
-    step: int
-    fraction: float
-    loss: float
-    measure: float
-    """Peak signal-to-noise ratio in dB for an autoencoder; smoothed loss for a denoiser."""
 
 
 def build_autoencoder(
@@ -70,13 +58,17 @@ def train_autoencoder(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
     )
-    state = load_state(folder / "autoencoder.pt", model=model, optimizer=optimizer)
-    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
-    rng = np.random.default_rng([recipe.seed, step])
-    started, running = time.monotonic() - spent, math.nan
-    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, done)
+    loop = TrainingLoop(
+        folder / "autoencoder.pt",
+        minutes=recipe.minutes,
+        steps=recipe.steps,
+        model=model,
+        optimizer=optimizer,
+    )
+    rng = np.random.default_rng([recipe.seed, loop.step])
+
+    def batch(done: float) -> tuple[float, float]:
+        set_rate(optimizer, recipe.learning_rate * warm_cosine(loop.step, done))
         strips = to_model_range(_strips(rng, pictures, recipe))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(strips).latent_dist
@@ -86,14 +78,9 @@ def train_autoencoder(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        psnr = 10 * math.log10(4 / float((restored.detach().float() - strips).square().mean()))
-        running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
-        if step % 20 == 0:
-            yield TrainingProgress(step, done, float(loss.detach()), running)
-        if step % 200 == 0:
-            spent = time.monotonic() - started
-            save_state(folder / "autoencoder.pt", model=model, optimizer=optimizer, step=step, spent=spent)
+        return float(loss.detach()), decibels(restored.detach().float(), strips)
+
+    yield from loop.run(batch)
     model = model.float().eval()
     normalize_latents(model, pictures[: min(256, len(pictures))])
     model.save_pretrained(folder / "vae")
@@ -105,16 +92,9 @@ def restoring_loss(restored: Tensor, real: Tensor) -> Tensor:
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges.abs().mean()
 
 
-def share_done(steps: int | None, minutes: float, step: int, started: float) -> float:
-    """How much of a training is done, 0 to 1: counted in steps if they are given, else in wall time."""
-    return step / steps if steps is not None else (time.monotonic() - started) / (60 * minutes)
-
-
-def warm_cosine(step: int, fraction: float, warm_steps: int = 100) -> float:
-    """Learning-rate factor: linear warm-up, then a cosine down to 2 % at ``fraction`` 1."""
-    return min(1.0, (step + 1) / warm_steps) * (
-        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
-    )
+def decibels(restored: Tensor, real: Tensor) -> float:
+    """Peak signal-to-noise ratio of decoded pictures in ±1, in dB."""
+    return 10 * math.log10(4 / float((restored - real).square().mean()))
 
 
 def to_model_range(pictures: NDArray[np.uint8]) -> Tensor:

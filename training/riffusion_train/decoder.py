@@ -9,8 +9,6 @@ been instead. How much it counts follows from gradients at the last layer, as in
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +19,12 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riffusion_train.autoencoder import (
-    TrainingProgress,
-    restoring_loss,
-    share_done,
-    to_model_range,
-    warm_cosine,
-)
-from riffusion_train.checkpointing import load_state, save_state
+from riffusion_train.autoencoder import decibels, restoring_loss, to_model_range
 from riffusion_train.clip_draws import cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import open_pictures, read_facts
 from riffusion_train.running_average import follow
+from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -71,29 +63,22 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         learning.parameters(), lr=recipe.learning_rate, betas=(0.5, 0.95), weight_decay=1e-4
     )
     of_critic = torch.optim.AdamW(critic.parameters(), lr=recipe.critic_learning_rate, betas=(0.5, 0.95))
-    parts = {
-        "model": learning,
-        "average": average,
-        "critic": critic,
-        "optimizer": optimizer,
-        "of_critic": of_critic,
-    }
-    state = load_state(run / "decoder.pt", **parts)
-    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
-    rng = np.random.default_rng([recipe.seed, step])
-    started, running = time.monotonic() - spent, math.nan
+    loop = TrainingLoop(
+        run / "decoder.pt",
+        minutes=recipe.minutes,
+        steps=recipe.steps,
+        model=learning,
+        average=average,
+        critic=critic,
+        optimizer=optimizer,
+        of_critic=of_critic,
+    )
+    rng = np.random.default_rng([recipe.seed, loop.step])
 
-    def save() -> None:
-        save_state(run / "decoder.pt", **parts, step=step, spent=time.monotonic() - started)
-        whole = copy.deepcopy(model).float().eval()
-        whole.post_quant_conv.load_state_dict(average[0].state_dict())
-        whole.decoder.load_state_dict(average[1].state_dict())
-        whole.save_pretrained(run / "vae")
-
-    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
-        for each, rate in ((optimizer, recipe.learning_rate), (of_critic, recipe.critic_learning_rate)):
-            for group in each.param_groups:
-                group["lr"] = rate * warm_cosine(step, done, warm_steps=50)
+    def batch(done: float) -> tuple[float, float]:
+        annealed = warm_cosine(loop.step, done, warm_steps=50)
+        set_rate(optimizer, recipe.learning_rate * annealed)
+        set_rate(of_critic, recipe.critic_learning_rate * annealed)
         latents, real = strips.draw(rng)
         with torch.autocast("cpu", torch.bfloat16):
             restored = model.decode(latents).sample.float()
@@ -104,7 +89,7 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         of_critic.step()
 
         loss = restoring_loss(restored, real)
-        if step >= recipe.alone:
+        if loop.step >= recipe.alone:
             with torch.autocast("cpu", torch.bfloat16):
                 wished = -critic(_grey(restored)).float().mean()
             last = model.decoder.conv_out.weight
@@ -115,15 +100,16 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        follow(average, learning, min(recipe.ema_decay, (1 + step) / (10 + step)))
-        psnr = 10 * math.log10(4 / float((restored.detach() - real).square().mean()))
-        running = psnr if math.isnan(running) else 0.98 * running + 0.02 * psnr
-        if step % 20 == 0:
-            yield TrainingProgress(step, done, float(loss.detach()), running)
-        if step % 200 == 0:
-            save()
-    save()
+        follow(average, learning, min(recipe.ema_decay, (2 + loop.step) / (11 + loop.step)))
+        return float(loss.detach()), decibels(restored.detach(), real)
+
+    def leave() -> None:
+        whole = copy.deepcopy(model).float().eval()
+        whole.post_quant_conv.load_state_dict(average[0].state_dict())
+        whole.decoder.load_state_dict(average[1].state_dict())
+        whole.save_pretrained(run / "vae")
+
+    yield from loop.run(batch, leave)
 
 
 def build_critic(width: int = 24) -> nn.Sequential:

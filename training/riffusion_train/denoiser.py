@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +16,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from riffusion_export.clip_tokenizer import write_clip_tokenizer
-from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosine
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.both_players import apart_from_both
-from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
 from riffusion_train.running_average import follow
+from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
 
 TEXT_WIDTH = 256
 VOCABULARY = 1_200
@@ -139,30 +136,21 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         betas=(0.9, 0.99),
         weight_decay=1e-2,
     )
-    state = load_state(run / "denoiser.pt", model=model, average=average, place=place, optimizer=optimizer)
-    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
+    loop = TrainingLoop(
+        run / "denoiser.pt",
+        minutes=recipe.minutes,
+        steps=recipe.steps,
+        model=model,
+        average=average,
+        place=place,
+        optimizer=optimizer,
+    )
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
-    usual = torch.tensor(state.get("usual", [1.0] * recipe.levels))
-    rng = np.random.default_rng([recipe.seed, step])
-    started, running = time.monotonic() - spent, math.nan
+    usual = torch.tensor(loop.kept.get("usual", [1.0] * recipe.levels))
+    rng = np.random.default_rng([recipe.seed, loop.step])
 
-    def save() -> None:
-        now = time.monotonic() - started
-        save_state(
-            run / "denoiser.pt",
-            model=model,
-            average=average,
-            place=place,
-            optimizer=optimizer,
-            step=step,
-            spent=now,
-            usual=usual.tolist(),
-        )
-        _save(average, run)
-
-    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=100)
+    def batch(done: float) -> tuple[float, float]:
+        set_rate(optimizer, recipe.learning_rate * warm_cosine(loop.step, done, warm_steps=100))
         drawn = clips.draw(rng, recipe.batch)
         clean, untold = drawn.latents, rng.random(recipe.batch) < recipe.empty_caption_share
         ids = tokenized(["" if none else each for none, each in zip(untold, drawn.captions, strict=True)])
@@ -183,20 +171,17 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         snr = level.flatten() / (1 - level.flatten())
         loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
         loss = loss + recipe.place_weight * lost + recipe.both_weight * apart
-        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if step > 100 else 0.3)
+        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if loop.step > 100 else 0.3)
+        loop.kept["usual"] = usual.tolist()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        follow(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
+        follow(average, model, min(recipe.ema_decay, (2 + loop.step) / (11 + loop.step)))
         value = float(error.detach().mean())
-        running = value if math.isnan(running) else 0.98 * running + 0.02 * value
-        if step % 20 == 0:
-            yield TrainingProgress(step, done, value, running)
-        if step % 200 == 0:
-            save()
-    save()
+        return value, value
+
+    yield from loop.run(batch, lambda: _save(average, run))
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:

@@ -10,8 +10,6 @@ with guidance 1 and half the work in each step.
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from riffusion_engine.errors import RiffusionError
-from riffusion_train.autoencoder import TrainingProgress, share_done, warm_cosine
-from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
 from riffusion_train.running_average import follow
+from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
 
 FOLDER = "few_steps"
 """Where the student lies inside a run."""
@@ -106,22 +103,21 @@ def train_few_steps(run: Path, recipe: FewStepsRecipe = FewStepsRecipe()) -> Ite
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0
     )
-    path = run / FOLDER / "student.pt"
-    state = load_state(path, student=student, average=average, optimizer=optimizer)
-    step, spent = int(state.get("step", 0)), float(state.get("spent", 0.0))
+    loop = TrainingLoop(
+        run / FOLDER / "student.pt",
+        minutes=recipe.minutes,
+        steps=recipe.steps,
+        save_every=100,
+        student=student,
+        average=average,
+        optimizer=optimizer,
+    )
     consistency = Consistency(DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod)
     walk = teacher_timesteps()
-    rng = np.random.default_rng([recipe.seed, step])
-    started, running = time.monotonic() - spent, math.nan
+    rng = np.random.default_rng([recipe.seed, loop.step])
 
-    def save() -> None:
-        now = time.monotonic() - started
-        save_state(path, student=student, average=average, optimizer=optimizer, step=step, spent=now)
-        average.save_pretrained(run / FOLDER / "unet")
-
-    while (done := share_done(recipe.steps, recipe.minutes, step, started)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, done, warm_steps=50)
+    def batch(done: float) -> tuple[float, float]:
+        set_rate(optimizer, recipe.learning_rate * warm_cosine(loop.step, done, warm_steps=50))
         drawn = clips.draw(rng, recipe.batch)
         places = torch.from_numpy(rng.integers(1, len(walk), size=recipe.batch))
         now, next_ = walk[places], walk[places - 1]
@@ -139,15 +135,11 @@ def train_few_steps(run: Path, recipe: FewStepsRecipe = FewStepsRecipe()) -> Ite
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        step += 1
         follow(average, student, recipe.ema_decay)
         value = float(loss.detach())
-        running = value if math.isnan(running) else 0.98 * running + 0.02 * value
-        if step % 20 == 0:
-            yield TrainingProgress(step, done, value, running)
-        if step % 100 == 0:
-            save()
-    save()
+        return value, value
+
+    yield from loop.run(batch, lambda: average.save_pretrained(run / FOLDER / "unet"))
 
 
 def _guided(

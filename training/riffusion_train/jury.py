@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riffusion_train.autoencoder import TrainingProgress
 from riffusion_train.catalogue import BEATS_PER_CLIP
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.jury_renders import JuryRenders
 from riffusion_train.listener import LABELS, ListenerRecipe, learn_to_hear, pooled
+from riffusion_train.training_loop import TrainingProgress
 
 JURY_RECIPE = ListenerRecipe(steps=1200, weight_decay=2e-2)
 JURY_POOLED = 4

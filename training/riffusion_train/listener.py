@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riffusion_train.autoencoder import TrainingProgress, warm_cosine
 from riffusion_train.catalogue import INSTRUMENTS
 from riffusion_train.checkpointing import load_state, save_state
+from riffusion_train.training_loop import REPORT_EVERY, TrainingProgress, set_rate, warm_cosine
 
 LABELS: tuple[str, ...] = tuple(i.label for i in INSTRUMENTS)
 POOLED = 8
@@ -104,8 +104,7 @@ def learn_to_hear(
     )
     right = 0.0
     for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, step / recipe.steps, warm_steps=30)
+        set_rate(optimizer, recipe.learning_rate * warm_cosine(step, step / recipe.steps, warm_steps=30))
         chosen = rng.integers(len(pictures), size=recipe.batch)
         batch = np.stack([np.roll(pictures[i], int(rng.integers(pictures.shape[2])), axis=1) for i in chosen])
         seen = torch.from_numpy(batch)[:, None]
@@ -118,7 +117,7 @@ def learn_to_hear(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         right = hit if step == 0 else 0.95 * right + 0.05 * hit
-        if (step + 1) % 20 == 0:
+        if (step + 1) % REPORT_EVERY == 0:
             yield TrainingProgress(step + 1, (step + 1) / recipe.steps, float(loss.detach()), right)
 
 
