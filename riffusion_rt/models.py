@@ -55,13 +55,15 @@ def locate_model(name: str | Path) -> Path:
 
 
 def locate_checkpoint(name: str | Path) -> Path:
-    """Find the checkpoint a name stands for: a folder, a single file, or a name or id on the hub that is cached.
+    """Find the checkpoint a name stands for: an embedded model, a folder, a single file, or what is cached of the hub.
 
     Whether it really is a checkpoint is the export's to find out.
 
     Raises:
         ModelNotFoundError: nothing goes by that name.
     """
+    if name in EMBEDDED_MODELS:
+        return locate_model(name)
     folder = _existing_folder(name)
     if folder is not None:
         return folder

@@ -106,6 +106,7 @@ def test_a_cached_checkpoint_is_answered_with_the_export_command(cache: Path) ->
     _put_in_cache(cache, "riffusion/riffusion-model-v1", "model_index.json")
     assert "riffusion-rt export riffusion/riffusion-model-v1 -o BUNDLE" in _error("riffusion-v1").hint
     assert locate_checkpoint("riffusion-v1") == locate_checkpoint("riffusion/riffusion-model-v1")
+    assert locate_checkpoint(DEFAULT_MODEL) == locate_model(DEFAULT_MODEL)
 
 
 def test_an_exported_folder_may_take_the_short_name_of_a_hub_model() -> None:

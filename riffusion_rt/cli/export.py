@@ -61,9 +61,9 @@ def command(
 ) -> None:
     """Export CHECKPOINT to a bundle, the folder that `riffusion-rt generate --model` takes.
 
-    CHECKPOINT is a folder saved by diffusers, a .safetensors or .ckpt file in the original layout, or the hub id of a
-    model that was pulled. Nothing is downloaded. An export that was interrupted goes on where it was. Needs torch:
-    pip install 'riffusion-rt[export,cpu]'
+    CHECKPOINT is a folder saved by diffusers, a .safetensors or .ckpt file in the original layout, the hub id of a
+    model that was pulled, or riffusion-mini, to fuse a LoRA into it. Nothing is downloaded. An export that was
+    interrupted goes on where it was. Needs torch: pip install 'riffusion-rt[export,cpu]'
     """
     report = Report(as_json, quiet)
     missing = [package for package in _NEEDED if find_spec(package) is None]

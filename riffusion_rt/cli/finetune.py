@@ -86,7 +86,7 @@ def command(
             hint="Install it with: pip install 'riffusion-rt[train]'",
         )
     from riffusion_export.single_file import open_source
-    from riffusion_rt.models import EMBEDDED_MODELS, locate_checkpoint, locate_model, locate_settings
+    from riffusion_rt.models import locate_checkpoint, locate_settings
     from riffusion_train.finetune import finetune
     from riffusion_train.finetune_recipe import FinetuneRecipe
     from riffusion_train.picture_folder import read_picture_folder
@@ -94,7 +94,7 @@ def command(
     recipe = FinetuneRecipe(full=not lora, **settings)
     recipe.check()
     pictures = read_picture_folder(dataset)
-    folder = locate_model(model) if model in EMBEDDED_MODELS else locate_checkpoint(model)
+    folder = locate_checkpoint(model)
     beside = locate_settings(like or "riffusion-v1") if like is not None or folder.is_file() else None
     source = open_source(folder, beside)
     report.line(
@@ -114,7 +114,7 @@ def command(
         report.line(f"  went on at step {resumed}")
     if result is not None:
         report.line(f"{result}: {steps} steps" + ("" if math.isnan(loss) else f", loss {loss:.4f}"))
-        base = folder if lora else result
+        base = model if lora else result
         fuse = f" --lora {result}" if lora else ""
         report.line(f"Play it: riffusion-rt export {base} -o BUNDLE{fuse}")
     known = None if math.isnan(loss) else loss
