@@ -29,22 +29,24 @@ def test_phases_turn_as_often_as_they_say() -> None:
     assert torch.fft.rfft(each[..., 0]).abs().argmax(dim=1).tolist() == [6, 10]
 
 
-def test_place_and_the_beat_that_is_asked_for_are_learned_from_noise_alone() -> None:
+def test_place_beat_and_tempo_are_learned_from_noise_and_prompt_alone() -> None:
     torch.manual_seed(0)
     unet = build_unet((32, 32, 32), latent_channels=4)
     place = PlaceInTime(unet)
     assert [head.in_channels for head in place.heads] == [32, 32]
     optimizer = torch.optim.AdamW([*unet.parameters(), *place.parameters()], lr=3e-3)
-    told = torch.randn(2, 4, TEXT_WIDTH)
-    losses = []
+    told, history = torch.randn(2, 4, TEXT_WIDTH), []
     for _ in range(60):
         drawn(unet, torch.randn(2, 4, 32, 32), told)
-        loss = place.loss(torch.tensor([6, 8]))
+        lessons = place.lessons(torch.tensor([6, 12]))
         optimizer.zero_grad()
-        loss.backward()
+        (lessons.place + lessons.beat + lessons.tempo).backward()
         optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * 0.5 < losses[0]
+        history.append(lessons)
+    first, last = history[0], history[-1]
+    assert last.place < 0.9 * 0.5 < first.place
+    assert last.beat < 0.9 * 0.5 < first.beat
+    assert last.tempo < 0.3 * first.tempo
 
 
 def test_a_listener_changes_nothing() -> None:
@@ -55,5 +57,5 @@ def test_a_listener_changes_nothing() -> None:
     latents = torch.randn(1, 4, 32, 32)
     with torch.no_grad():
         assert torch.equal(drawn(unet, latents), drawn(heard, latents))
-    assert place.loss(torch.tensor([8])).isfinite()
+    assert place.lessons(torch.tensor([8])).beat.isfinite()
     assert list(heard.state_dict()) == list(unet.state_dict())

@@ -53,6 +53,8 @@ class DenoiserRecipe:
     """Bands of noise levels that count equally, each divided by the error that is usual there."""
     place_weight: float = 0.2
     """How much it counts to know where in a clip a column is."""
+    beat_weight: float = 1.0
+    """How much it counts to know the clip's own beat there, and what tempo the prompt asks for."""
     both_weight: float = 0.2
     pairs: int = 4
     """How much it counts that the text encoder says of both players what it says of each, and pairs in each batch."""
@@ -162,7 +164,7 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
-            lost = place.loss(drawn.beats)
+            lessons = place.lessons(drawn.beats)
             apart = apart_from_both(model.text_encoder, tokenized, clips.solos(rng, recipe.pairs))
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         # What a clip is, its tempo above all, is decided where noise hides nearly everything. There errors are a tenth
@@ -170,7 +172,8 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         bands = timesteps * recipe.levels // len(alphas)
         snr = level.flatten() / (1 - level.flatten())
         loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
-        loss = loss + recipe.place_weight * lost + recipe.both_weight * apart
+        loss = loss + recipe.place_weight * lessons.place
+        loss = loss + recipe.beat_weight * (lessons.beat + 0.2 * lessons.tempo) + recipe.both_weight * apart
         usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if loop.step > 100 else 0.3)
         loop.kept["usual"] = usual.tolist()
         optimizer.zero_grad(set_to_none=True)

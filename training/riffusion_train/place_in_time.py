@@ -4,12 +4,14 @@ Convolutions see no positions; all that a UNet knows of them leaks in from its p
 every 4 of 32 latent columns and can be drawn without, but 6, 10 or 12 beats fall on other columns each time. Asked for
 it by heads that are thrown away afterwards, the UNet carries the phase of every tempo to all columns; otherwise it
 learns that late, and plays 8 beats whatever the prompt asks for. Asked for the clip's own beat, too, it must pick one
-of these phases, and where noise hides the clip nothing but the prompt tells which.
+of these phases, and where noise hides the clip nothing but the prompt tells which. That is harder to learn, so the
+prompt as one vector (``pooled_text``) is asked for the tempo by itself.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,8 +23,20 @@ CYCLES = (1, 2, 3, *BEATS_PER_CLIP)
 """Sines and cosines to be read, in cycles of a clip: its beats, and what tells one from the next."""
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What was got wrong, one number each."""
+
+    place: Tensor
+    """Mean squared error of where columns are, in waves of all ``CYCLES``: 0.5 for one who knows nothing."""
+    beat: Tensor
+    """The same of the clip's own beat."""
+    tempo: Tensor
+    """Cross-entropy of the tempo that the prompt is taken to ask for: 1.39 for one who knows nothing."""
+
+
 class PlaceInTime(nn.Module):
-    """Linear heads on every upward block of ``unet`` but the last; they listen from now on to what it computes."""
+    """Linear heads on the upward blocks of ``unet`` but the last, and on its pooled prompt; they listen from now on."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -30,23 +44,25 @@ class PlaceInTime(nn.Module):
         self.heads = nn.ModuleList(
             nn.Conv2d(block.resnets[-1].out_channels, 2 * (len(CYCLES) + 1), 1) for block in blocks
         )
+        pooled = unet.add_embedding
+        self.tempo = nn.Linear(pooled.norm2.normalized_shape[0], len(BEATS_PER_CLIP))
         self._heard: list[Tensor] = []
-        for block in blocks:
+        for block in (pooled, *blocks):
             block.register_forward_hook(lambda block, inputs, features: self._heard.append(features))
 
-    def loss(self, beats: Tensor) -> Tensor:
-        """Mean squared error (0.5 for one who knows nothing) of what is read from the last forward pass.
-
-        ``beats`` (n,) are those of the clips that it was about. Their own waves count as much as all the others.
-        """
-        heard, self._heard = self._heard, []
-        errors: list[Tensor] = []
+    def lessons(self, beats: Tensor) -> Lessons:
+        """What the last forward pass got wrong. ``beats`` (n,) are those of the clips that it was about."""
+        (prompts, *heard), self._heard = self._heard, []
+        places: list[Tensor] = []
+        owns: list[Tensor] = []
         for head, features in zip(self.heads, heard, strict=True):
             read, columns = head(features).float(), features.shape[-1]
             everyones, own = read.split([2 * len(CYCLES), 2], dim=1)
-            errors.append((everyones - waves(torch.tensor(CYCLES), columns).T[:, None]).square().mean())
-            errors.append((own - waves(beats[:, None], columns).mT[:, :, None]).square().mean())
-        return torch.stack(errors).mean()
+            places.append((everyones - waves(torch.tensor(CYCLES), columns).T[:, None]).square().mean())
+            owns.append((own - waves(beats[:, None], columns).mT[:, :, None]).square().mean())
+        asked = torch.searchsorted(torch.tensor(BEATS_PER_CLIP), beats)
+        tempo = nn.functional.cross_entropy(self.tempo(prompts).float(), asked)
+        return Lessons(torch.stack(places).mean(), torch.stack(owns).mean(), tempo)
 
 
 def waves(cycles: Tensor, columns: int) -> Tensor:
