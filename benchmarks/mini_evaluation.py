@@ -63,8 +63,8 @@ UNSEEN = {
 """Combinations that no caption of the data set has, and the attributes to be heard."""
 
 WALKS = (("church bells", "electronic beats"), ("typewriter taps", "jazz piano"))
-SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.75
-"""What Riffusion's walks are drawn on, so that all of a walk has one beat."""
+SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.9
+"""What Riffusion's walks are drawn on, so that all of a walk has one beat, and how far they go from it."""
 POINTS = 9
 CLIP_MS = 5_120.0
 
@@ -163,6 +163,7 @@ def judge_model(
         sampler=defaults.sampler,
         steps=defaults.steps,
         guidance=defaults.guidance,
+        seed_strength=SEED_STRENGTH,
         **figures,
     )
 
