@@ -49,10 +49,10 @@ OLD = tuple(i.label for i in INSTRUMENTS if i.weight > 1)
 @click.option(
     "--rehearse", default=2, show_default=True, help="Recordings of each old instrument beside them."
 )
-@click.option("--steps", default=200, show_default=True)
+@click.option("--steps", default=450, show_default=True)
 @click.option("--batch", default=8, show_default=True)
 @click.option("--rank", default=16, show_default=True)
-@click.option("--learning-rate", default=1e-3, show_default=True)
+@click.option("--learning-rate", default=1.5e-3, show_default=True)
 @click.option("--weight", default=1.0, show_default=True, help="How strongly the LoRA is fused.")
 @click.option("--seeds", default=10, show_default=True, help="Clips of the new instrument.")
 @click.option("--old-seeds", default=4, show_default=True, help="Clips of each old one, from each model.")

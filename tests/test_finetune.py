@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from transformers import CLIPTokenizer
 
 pytest.importorskip("peft", reason="needs the extra train")
 pytest.importorskip("tensorboard", reason="needs the extra train")
@@ -60,6 +62,17 @@ def run_through(
     return list(finetune(pictures, source, run, recipe))
 
 
+@torch.no_grad()
+def said_of_the_empty_prompt(source: Source, networks: dict[str, Any]) -> torch.Tensor:
+    """What a UNet predicts of noise alone where nothing is asked for."""
+    tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer")
+    ids = tokenizer([""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    states = networks["text_encoder"](ids).last_hidden_state
+    noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    said: torch.Tensor = networks["unet"](noise, 900, encoder_hidden_states=states.expand(4, -1, -1))[0]
+    return said
+
+
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     state = torch.load(run / STATE, weights_only=True)
     found: dict[str, torch.Tensor] = state["weights"]
@@ -83,9 +96,23 @@ def test_sixteen_bit_training_leaves_what_is_read_elsewhere(
 
 
 def test_the_loss_falls(pictures: PictureFolder, source: Source, tmp_path: Path) -> None:
-    recipe = replace(TOY, steps=30, batch=4, learning_rate=1e-2, schedule="constant")
+    recipe = replace(TOY, steps=45, batch=4, learning_rate=1e-2, schedule="constant", captionless=0)
     losses = [p.loss for p in run_through(pictures, source, tmp_path, recipe) if p.stage == "training"]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_empty_prompt_stays_what_it_was(pictures: PictureFolder, source: Source, tmp_path: Path) -> None:
+    recipe = replace(TOY, steps=30, batch=4, learning_rate=1e-2, schedule="constant", captionless=0.5)
+    moved = {}
+    for preserve in (True, False):
+        *_, last = run_through(pictures, source, tmp_path / str(preserve), replace(recipe, preserve=preserve))
+        assert last.result is not None
+        fused = {part: source.load(part) for part in ("text_encoder", "unet")}
+        before = said_of_the_empty_prompt(source, fused)
+        for part, network in fused.items():
+            fuse_loras([read_lora(LoraRequest(last.result))], part, network)
+        moved[preserve] = float((said_of_the_empty_prompt(source, fused) - before).square().mean())
+    assert moved[True] < 0.5 * moved[False]
 
 
 def test_stopping_it_saves_where_it_is(pictures: PictureFolder, source: Source, tmp_path: Path) -> None:
@@ -194,6 +221,40 @@ def test_every_prediction_weighs_like_capped_signal_to_noise_of_clean_latents(ki
         (error * objective.weights(timesteps)).float(), 0.01 * snr.clamp(max=5.0), rtol=1e-3, atol=1e-6
     )
     assert NoiseObjective(alphas, kind, 0.0).weights(timesteps).unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_white_noise_is_as_hard_to_predict_as_expected(kind: str) -> None:
+    objective = NoiseObjective(torch.tensor([0.9, 0.5, 0.1]), kind)
+    draw = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(3, 1, 100, 100, generator=draw) for _ in range(2))
+    timesteps = torch.arange(3)
+    noisy, target = objective.noisy(clean, noise, timesteps), objective.target(clean, noise, timesteps)
+    best = (noisy * target).mean(dim=(1, 2, 3)) / noisy.square().mean(dim=(1, 2, 3))
+    left = (target - best[:, None, None, None] * noisy).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(objective.expected(timesteps), left, rtol=0.05, atol=0.01)
+
+
+def test_measured_errors_of_little_noise_count_less() -> None:
+    objective = NoiseObjective(torch.tensor([0.99, 0.5, 0.0]), "epsilon", snr_cap=5.0)
+    torch.testing.assert_close(
+        objective.balanced_weights(torch.arange(3)), torch.tensor([5 / 99, 1.0, 1.0]), rtol=1e-4, atol=0
+    )
+    assert (
+        NoiseObjective(objective.alphas, "epsilon", 0.0).balanced_weights(torch.arange(3)).tolist() == [1] * 3
+    )
+
+
+def test_without_balance_errors_are_not_measured(
+    pictures: PictureFolder, source: Source, tmp_path: Path
+) -> None:
+    states = {}
+    for balance in (False, True):
+        run = tmp_path / str(balance)
+        run_through(pictures, source, run, replace(TOY, steps=2, captionless=0.0, balance=balance))
+        states[balance] = torch.load(run / STATE, weights_only=True)
+    assert "usual" not in states[False]
+    assert float(states[True]["usual"]["known"].sum()) == 2 * TOY.batch
 
 
 def test_the_schedule_and_the_prediction_are_the_checkpoints_own(

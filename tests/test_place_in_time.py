@@ -19,10 +19,10 @@ def drawn(
     return prediction
 
 
-def test_phases_turn_as_often_as_they_say() -> None:
-    drawn = waves(torch.tensor(CYCLES), 32)
-    assert drawn.shape == (32, 2 * len(CYCLES))
-    spectra = torch.fft.rfft(drawn, dim=0).abs()
+def test_waves_turn_as_often_as_they_say() -> None:
+    every = waves(torch.tensor(CYCLES), 32)
+    assert every.shape == (32, 2 * len(CYCLES))
+    spectra = torch.fft.rfft(every, dim=0).abs()
     assert spectra.argmax(dim=0).tolist() == [*CYCLES, *CYCLES]
     each = waves(torch.tensor([[6], [10]]), 32)
     assert each.shape == (2, 32, 2)
@@ -36,7 +36,7 @@ def test_place_beat_and_tempo_are_learned_from_noise_and_prompt_alone() -> None:
     assert [head.in_channels for head in place.heads] == [32, 32]
     optimizer = torch.optim.AdamW([*unet.parameters(), *place.parameters()], lr=3e-3)
     told, history = torch.randn(2, 4, TEXT_WIDTH), []
-    for _ in range(60):
+    for _ in range(90):
         drawn(unet, torch.randn(2, 4, 32, 32), told)
         lessons = place.lessons(torch.tensor([6, 12]))
         optimizer.zero_grad()
@@ -44,8 +44,8 @@ def test_place_beat_and_tempo_are_learned_from_noise_and_prompt_alone() -> None:
         optimizer.step()
         history.append(lessons)
     first, last = history[0], history[-1]
-    assert last.place < 0.9 * 0.5 < first.place
-    assert last.beat < 0.9 * 0.5 < first.beat
+    assert last.place < 0.8 * 0.5 < first.place
+    assert last.beat < 0.8 * 0.5 < first.beat
     assert last.tempo < 0.3 * first.tempo
 
 

@@ -155,7 +155,7 @@ def _check(model: Path, reference: Any) -> dict[str, float]:
 
 
 def _fitting_weights(graph: str, module: Any, chosen: Precision) -> Precision:
-    greatest_of_each = [float(values.abs().max()) for values in module.parameters()]
+    greatest_of_each = [float(values.detach().abs().max()) for values in module.parameters()]
     if not all(map(math.isfinite, greatest_of_each)):
         raise ExportError(
             f"The {graph} has weights that are NaN or infinite", hint="Copy or download the checkpoint again"

@@ -49,7 +49,19 @@ _NEEDED = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetens
 @click.option(
     "--min-snr", "snr_cap", type=float, default=5.0, show_default=True, help="Loss weights; 0 for none."
 )
+@click.option(
+    "--balance/--no-balance",
+    default=True,
+    show_default=True,
+    help="Measure errors by what is usual at their noise level: new sounds are learned sooner.",
+)
 @click.option("--caption-dropout", "captionless", type=float, default=0.1, show_default=True)
+@click.option(
+    "--preserve/--no-preserve",
+    default=True,
+    show_default=True,
+    help="A LoRA leaves the empty prompt as it was, so that guidance leads to what is new.",
+)
 @click.option(
     "--save-seconds", type=float, default=60.0, show_default=True, help="What a kill costs at most."
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ _CONVOLUTIONS = (
     "downsamplers.0.conv",
     "upsamplers.0.conv",
 )
-_POOLED_TEXT = ("add_embedding.proj",)
+_POOLED_TEXT = tuple(
+    f"add_embedding.{name}" for name in ("pool.q_proj", "pool.k_proj", "pool.v_proj", "proj")
+)
 UNET_LAYERS: dict[str, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "all": _ATTENTION + _FEED_FORWARD + _CONVOLUTIONS + _POOLED_TEXT,
@@ -59,6 +62,25 @@ def add_lora(unet: Any, text_encoder: Any | None, rank: int, layers: str) -> Non
                     r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_regex(names)
                 )
             )
+
+
+@contextmanager
+def without_lora(*networks: nn.Module) -> Iterator[None]:
+    """While this is entered, the networks are what they were before they learned."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for network in networks for module in network.modules() if isinstance(module, LoraLayer)]
+    try:
+        _scale(layers, 0.0)
+        yield
+    finally:
+        _scale(layers, 1.0)
+
+
+def _scale(layers: list[Any], scale: float) -> None:
+    for layer in layers:
+        for adapter in layer.active_adapters:
+            layer.set_scale(adapter, scale)
 
 
 def save_lora(unet: nn.Module, text_encoder: nn.Module | None, output: Path) -> Path:

@@ -23,6 +23,7 @@ from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
 from riffusion_train.running_average import follow
 from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
+from riffusion_train.usual_errors import UsualErrors
 
 TEXT_WIDTH = 256
 VOCABULARY = 1_200
@@ -50,7 +51,7 @@ class DenoiserRecipe:
     snr_cap: float = 5.0
     """Cap of the signal-to-noise ratio in the loss weight (min-SNR, arXiv 2303.09556)."""
     levels: int = 32
-    """Bands of noise levels that count equally, each divided by the error that is usual there."""
+    """Bands of noise levels whose errors are measured by what is usual there."""
     place_weight: float = 0.2
     """How much it counts to know where in a clip a column is."""
     beat_weight: float = 1.0
@@ -132,6 +133,8 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     model = PromptedUNet(*networks).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     place = PlaceInTime(model.unet)
+    alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
+    usual = UsualErrors(alphas, recipe.levels)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *place.parameters()],
         lr=recipe.learning_rate,
@@ -145,10 +148,9 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         model=model,
         average=average,
         place=place,
+        usual=usual,
         optimizer=optimizer,
     )
-    alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
-    usual = torch.tensor(loop.kept.get("usual", [1.0] * recipe.levels))
     rng = np.random.default_rng([recipe.seed, loop.step])
 
     def batch(done: float) -> tuple[float, float]:
@@ -167,15 +169,11 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
             lessons = place.lessons(drawn.beats)
             apart = apart_from_both(model.text_encoder, tokenized, clips.solos(rng, recipe.pairs))
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        # What a clip is, its tempo above all, is decided where noise hides nearly everything. There errors are a tenth
-        # of what they are further down: unless each level is measured by its own, they count for nothing.
-        bands = timesteps * recipe.levels // len(alphas)
         snr = level.flatten() / (1 - level.flatten())
-        loss = (error / usual[bands] * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        loss = (error / usual.at(timesteps) * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
         loss = loss + recipe.place_weight * lessons.place
         loss = loss + recipe.beat_weight * (lessons.beat + 0.2 * lessons.tempo) + recipe.both_weight * apart
-        usual[bands] = torch.lerp(usual[bands], error.detach(), 0.05 if loop.step > 100 else 0.3)
-        loop.kept["usual"] = usual.tolist()
+        usual.learn(timesteps, error)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

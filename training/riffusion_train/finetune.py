@@ -22,7 +22,7 @@ from torch import Tensor
 from riffusion_engine.errors import NumericsError
 from riffusion_export.checkpoint import Source
 from riffusion_export.silence import quiet
-from riffusion_train.adapters import save_lora
+from riffusion_train.adapters import save_lora, without_lora
 from riffusion_train.checkpointing import load_state, save_state
 from riffusion_train.finetune_recipe import FinetuneRecipe, precision_of
 from riffusion_train.latent_cache import encode_all, read_all
@@ -32,6 +32,7 @@ from riffusion_train.picture_folder import PictureFolder
 from riffusion_train.run_folder import check_fit, claim_run
 from riffusion_train.trained_checkpoint import save_checkpoint
 from riffusion_train.training_log import TrainingLog, draw_samples
+from riffusion_train.usual_errors import UsualErrors
 
 STATE = "state.pt"
 HELD_OUT_MOST = 16
@@ -49,6 +50,7 @@ class FinetuneProgress:
     done: int
     total: int
     loss: float = math.nan
+    """The plain squared error, smoothed."""
     rate_per_s: float = math.nan
     resumed_at: int = 0
     result: Path | None = None
@@ -125,6 +127,8 @@ class _Training:
         self.tokens = _tokens(source, [p.text for p in (*pictures.train, *self.held_out)])
         self.empty = _tokens(source, [""])[0]
         self.objective: NoiseObjective = objective_of(source.folder / "scheduler", recipe.snr_cap)
+        timesteps = torch.arange(len(self.objective.alphas))
+        self.usual = UsualErrors(self.objective.expected(timesteps)) if recipe.balance else None
         self.learner = build_learner(source, recipe, accelerator)
         self.trained = {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
         self.average = build_average(self.trained, recipe)
@@ -146,7 +150,7 @@ class _Training:
         try:
             while self.step < recipe.steps:
                 loss, plain = self._train_step()
-                smooth = loss if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss
+                smooth = plain if math.isnan(smooth) else 0.95 * smooth + 0.05 * plain
                 speed = (self.step - first) * self._global_batch / (time.monotonic() - started)
                 if log:
                     log.figures(
@@ -209,29 +213,40 @@ class _Training:
         torch.manual_seed(recipe.seed + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate_at(self.step)
-        weighted = plain = 0.0
+        weights = self._weights(draw)
+        weighted, errors = 0.0, []
         for turn in range(recipe.accumulate):
             start = (turn * accelerator.num_processes + accelerator.process_index) * recipe.batch
             part = slice(start, start + recipe.batch)
             with accelerator.accumulate(self.model):
-                errors = self._errors(self.model, self.latents, self.tokens, draw, part)
-                loss = (errors * self.objective.weights(draw.timesteps[part]).to(errors.device)).mean()
+                error = self._errors(self.model, self.latents, self.tokens, draw, part)
+                loss = (error * weights[part].to(error.device)).mean()
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.trained.values(), 1.0)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             weighted += float(loss.detach()) / recipe.accumulate
-            plain += float(errors.detach().mean()) / recipe.accumulate
+            errors.append(error.detach())
         if not math.isfinite(weighted):
             raise NumericsError(
                 f"The loss is {weighted} at step {self.step + 1}",
                 hint="Lower --learning-rate, or train with --precision bf16; what was saved is whole",
             )
+        every = accelerator.gather(torch.stack(errors, dim=1)).T.flatten()
+        if self.usual is not None:
+            real = ~(draw.captionless & self.recipe.preserves)
+            self.usual.learn(draw.timesteps[real], every.cpu()[real])
         self.step += 1
         if self.average is not None:
             self.average.step(self.trained.values())
-        return weighted, plain
+        return weighted, float(every.mean())
+
+    def _weights(self, draw: Draw) -> Tensor:
+        """How much each example's error counts, float32 (n,)."""
+        if self.usual is None:
+            return self.objective.weights(draw.timesteps)
+        return self.objective.balanced_weights(draw.timesteps) / self.usual.at(draw.timesteps)
 
     def _errors(self, model: Any, latents: Tensor, tokens: Tensor, draw: Draw, part: slice) -> Tensor:
         """The squared error of each example of a part of a draw, float32 (n,)."""
@@ -240,10 +255,21 @@ class _Training:
         clean, noise = latents[chosen].float().to(device), draw.noise[part].to(device)
         timesteps = draw.timesteps[part].to(device)
         ids = torch.where(draw.captionless[part][:, None], self.empty, tokens[chosen]).to(device)
-        prediction = model(self.objective.noisy(clean, noise, timesteps), timesteps, ids)
+        noisy = self.objective.noisy(clean, noise, timesteps)
+        prediction = model(noisy, timesteps, ids)
         target = self.objective.target(clean, noise, timesteps)
+        kept = draw.captionless[part].to(device)
+        if self.recipe.preserves and bool(kept.any()):
+            target[kept] = self._before(noisy[kept], timesteps[kept], ids[kept])
         errors: Tensor = (prediction.float() - target).square().mean(dim=(1, 2, 3))
         return errors
+
+    @torch.no_grad()
+    def _before(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        """What the checkpoint itself predicts, float32 (n, c, h, w)."""
+        with without_lora(self.learner):
+            prediction: Tensor = self.learner(noisy, timesteps, ids)
+        return prediction.float()
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -289,25 +315,26 @@ class _Training:
             Averaged(self.average, list(self.trained.values())) if self.average is not None else nullcontext()
         )
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own."""
+        parts = {
+            "optimizer": self.optimizer,
+            "usual": self.usual,
+            "average": self.average,
+            "scaler": self.accelerator.scaler,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
     def _save(self) -> None:
         """What a resumed run needs; chance needs nothing, being a function of the step."""
         if not self.accelerator.is_main_process:
             return
-        parts: dict[str, Any] = {"optimizer": self.optimizer}
-        if self.average is not None:
-            parts["average"] = self.average
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
         weights = {name: p.detach().cpu() for name, p in self.trained.items()}
-        save_state(self.run / STATE, **parts, weights=weights, step=self.step)
+        save_state(self.run / STATE, **self._parts, weights=weights, step=self.step)
 
     def _load(self) -> int:
-        parts: dict[str, Any] = {"optimizer": self.optimizer}
-        if self.average is not None:
-            parts["average"] = self.average
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
-        state = load_state(self.run / STATE, **parts)
+        state = load_state(self.run / STATE, **self._parts)
         with torch.no_grad():
             for name, value in state.get("weights", {}).items():
                 self.trained[name].copy_(value)

@@ -26,7 +26,12 @@ class FinetuneRecipe:
         gradient_checkpointing: slower by a third, in a fraction of the memory.
         ema_decay: of the average that a full fine-tune is saved as; 0 saves the last weights.
         snr_cap: see `NoiseObjective`; 0 for none.
+        balance: measure every error by what is usual at its noise level (`UsualErrors`). Without it the noisiest
+            levels, where it is decided what a sound is, hardly count, and a new sound is learned there last.
         captionless: share of examples shown without their caption, so that guidance works.
+        preserve: let a LoRA learn from these to predict what the checkpoint did (prior preservation, as in
+            arXiv 2208.12242). Else what is new is learned for the empty prompt too, and guidance, which leads away from
+            the empty prompt's, does not lead to it.
         save_seconds: what a kill costs at most.
         sample_every: steps from samples to the next; 0 for none. ``prompts`` are drawn, or held-out captions.
         cpu: train on the CPU though there is a GPU.
@@ -47,7 +52,9 @@ class FinetuneRecipe:
     gradient_checkpointing: bool = False
     ema_decay: float = 0.9999
     snr_cap: float = 5.0
+    balance: bool = True
     captionless: float = 0.1
+    preserve: bool = True
     seed: int = 0
     save_seconds: float = 60.0
     sample_every: int = 250
@@ -59,6 +66,11 @@ class FinetuneRecipe:
     def rate(self) -> float:
         """The learning rate at its highest."""
         return self.learning_rate if self.learning_rate is not None else FULL_RATE if self.full else LORA_RATE
+
+    @property
+    def preserves(self) -> bool:
+        """Whether the checkpoint's own predictions are at hand and asked for."""
+        return self.preserve and not self.full
 
     def rate_at(self, step: int) -> float:
         """The learning rate of one step."""

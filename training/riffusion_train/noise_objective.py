@@ -46,13 +46,29 @@ class NoiseObjective:
 
     def weights(self, timesteps: Tensor) -> Tensor:
         """How much each example's squared error counts, float32 (n,): as min(SNR, cap) does for clean latents."""
-        level = self.alphas.to(timesteps.device)[timesteps]
+        snr = self._snr(timesteps)
         if not self.snr_cap:
-            return torch.ones_like(level)
-        snr = level / (1 - level).clamp(min=1e-8)
+            return torch.ones_like(snr)
         # An error of noise is one of clean latents times sqrt(SNR), one of velocity times sqrt(SNR + 1).
         of_clean = {"epsilon": snr.clamp(min=1e-8), "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
         return snr.clamp(max=self.snr_cap) / of_clean[self.kind]
+
+    def balanced_weights(self, timesteps: Tensor) -> Tensor:
+        """The same where an error is measured by what is usual at its level, float32 (n,): min(1, cap/SNR).
+
+        Measured so, errors are alike whatever is predicted.
+        """
+        snr = self._snr(timesteps)
+        return (self.snr_cap / snr).clamp(max=1) if self.snr_cap else torch.ones_like(snr)
+
+    def expected(self, timesteps: Tensor) -> Tensor:
+        """The squared error to be expected where clean latents are white noise of unit variance, float32 (n,)."""
+        level = self.alphas.to(timesteps.device)[timesteps]
+        return {"epsilon": level, "v_prediction": torch.ones_like(level), "sample": 1 - level}[self.kind]
+
+    def _snr(self, timesteps: Tensor) -> Tensor:
+        level = self.alphas.to(timesteps.device)[timesteps]
+        return level / (1 - level).clamp(min=1e-8)
 
     def _level(self, timesteps: Tensor, like: Tensor) -> Tensor:
         return self.alphas.to(like.device)[timesteps][:, None, None, None]
