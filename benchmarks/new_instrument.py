@@ -53,7 +53,7 @@ OLD = tuple(i.label for i in INSTRUMENTS if i.weight > 1)
 @click.option("--batch", default=8, show_default=True)
 @click.option("--rank", default=16, show_default=True)
 @click.option("--learning-rate", default=1.5e-3, show_default=True)
-@click.option("--weight", default=1.0, show_default=True, help="How strongly the LoRA is fused.")
+@click.option("--weight", default=0.85, show_default=True, help="How strongly the LoRA is fused.")
 @click.option("--seeds", default=10, show_default=True, help="Clips of the new instrument.")
 @click.option("--old-seeds", default=4, show_default=True, help="Clips of each old one, from each model.")
 def main(
