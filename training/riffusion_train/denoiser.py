@@ -19,6 +19,7 @@ from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.both_players import apart_from_both
 from riffusion_train.clip_draws import ClipDraws
+from riffusion_train.noise_objective import NoiseObjective
 from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
 from riffusion_train.running_average import follow
@@ -134,7 +135,8 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
     average = copy.deepcopy(model).eval().requires_grad_(False)
     place = PlaceInTime(model.unet)
     alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
-    usual = UsualErrors(alphas, recipe.levels)
+    objective = NoiseObjective(alphas, "epsilon", recipe.snr_cap)
+    usual = UsualErrors(objective.expected(torch.arange(len(alphas))), recipe.levels)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *place.parameters()],
         lr=recipe.learning_rate,
@@ -162,15 +164,13 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         spread = (np.arange(recipe.batch) + rng.random()) / recipe.batch
         timesteps = torch.from_numpy((spread * len(alphas)).astype(np.int64))
         noise = torch.randn_like(clean)
-        level = alphas[timesteps][:, None, None, None]
-        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        noisy = objective.noisy(clean, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
             lessons = place.lessons(drawn.beats)
             apart = apart_from_both(model.text_encoder, tokenized, clips.solos(rng, recipe.pairs))
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        snr = level.flatten() / (1 - level.flatten())
-        loss = (error / usual.at(timesteps) * (snr.clamp(max=recipe.snr_cap) / snr)).mean()
+        loss = (error / usual.at(timesteps) * objective.balanced_weights(timesteps)).mean()
         loss = loss + recipe.place_weight * lessons.place
         loss = loss + recipe.beat_weight * (lessons.beat + 0.2 * lessons.tempo) + recipe.both_weight * apart
         usual.learn(timesteps, error)

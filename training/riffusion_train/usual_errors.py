@@ -1,8 +1,8 @@
 """Errors of predictions in, how large errors usually are at each noise level out.
 
-What a clip is, its instrument above all, is decided where noise hides nearly everything. Errors there are a tenth of
-what they are further down: unless each is measured by what is usual at its level, they count for nothing. Karras et al.
-2024 (arXiv 2312.02696, section 2.2) learn the same measure.
+What a clip is, its instrument above all, is decided where noise hides nearly everything. Errors there are a hundredth
+of what they are where it hides little: unless each is measured by what is usual at its level, they count for nothing.
+Karras et al. 2024 (arXiv 2312.02696, section 2.2) learn the same measure.
 """
 
 from __future__ import annotations
