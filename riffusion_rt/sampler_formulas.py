@@ -7,7 +7,8 @@ Defaults are those of the diffusers scheduler that each docstring names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from riffusion_engine.errors import RequestError
 from riffusion_rt.noise_schedule import NoiseSchedule
-from riffusion_rt.sampler_table import SamplerTable
+from riffusion_rt.sampler_table import LATENTS, SamplerTable
 from riffusion_rt.timestep_grid import SigmaWalk, karras_walk, sigma_walk, spaced_timesteps
 
 Vector = NDArray[np.float64]
@@ -136,6 +137,43 @@ def dpm_solver_2m(schedule: NoiseSchedule, steps: int, start: int, *, karras: bo
         rows.append(Row((_exponential_step(walk, step, latents, extrapolated), clean), clean))
     name = "dpm++2m-karras" if karras else "dpm++2m"
     return _table(name, ("latents", "clean 1 ago"), walk.timesteps, rows, _walk_levels(walk))
+
+
+def restarted(
+    formula: Callable[[NoiseSchedule, int, int], SamplerTable],
+    schedule: NoiseSchedule,
+    steps: int,
+    start: int,
+) -> SamplerTable:
+    """Another sampler whose full walk begins twice: what is predicted of pure noise is laid under the same noise.
+
+    Stable Diffusion's schedule never ends in noise alone (arXiv 2305.08891): at its last timestep a network has
+    always seen a trace of the picture, of its mean above all, and takes pure noise for a picture of middling
+    loudness. One evaluation more gives the walk that trace. It is the shortest cycle of restart sampling (arXiv
+    2306.14878), with the noise kept, so that equal seeds stay alike. A walk that begins further down has a picture
+    in it and is left as it is; one that begins here keeps nothing of a seed image.
+    """
+    table = formula(schedule, steps, start)
+    if start > 0:
+        return table
+    clean = np.append(table.denoised[0], 0.0)
+    first = np.zeros_like(table.transition[0])
+    first[LATENTS] = table.original_scale[0] * clean
+    first[LATENTS, LATENTS] += 1.0
+    return replace(
+        table,
+        sampler=f"{table.sampler}-restart",
+        timesteps=_twice_first(table.timesteps),
+        input_scale=_twice_first(table.input_scale),
+        transition=np.concatenate([first[None], table.transition]),
+        denoised=_twice_first(table.denoised),
+        original_scale=np.append(0.0, table.original_scale),
+        noise_scale=_twice_first(table.noise_scale),
+    )
+
+
+def _twice_first(values: Vector) -> Vector:
+    return np.concatenate([values[:1], values])
 
 
 def unified_predictor_corrector(schedule: NoiseSchedule, steps: int, start: int) -> SamplerTable:

@@ -17,6 +17,7 @@ from riffusion_rt.sampler_formulas import (
     dpm_solver_2m,
     euler,
     pseudo_linear_multistep,
+    restarted,
     unified_predictor_corrector,
 )
 from riffusion_rt.sampler_table import SamplerState, SamplerTable
@@ -32,6 +33,7 @@ _FORMULAS: Mapping[str, Callable[[NoiseSchedule, int, int], SamplerTable]] = Map
         "euler-a": partial(euler, ancestral=True),
         "dpm++2m": partial(dpm_solver_2m, karras=False),
         "dpm++2m-karras": partial(dpm_solver_2m, karras=True),
+        "dpm++2m-karras-restart": partial(restarted, partial(dpm_solver_2m, karras=True)),
         "unipc": unified_predictor_corrector,
         "lcm": consistency,
     }
@@ -45,7 +47,8 @@ def sampler_table(name: str, schedule: NoiseSchedule, steps: int, *, start: int 
     """Build the table of a sampler.
 
     It walks as the diffusers scheduler of that name does when made from the same settings. ``pndm`` evaluates
-    the network once more than there are steps, as Stable Diffusion uses it.
+    the network once more than there are steps, as Stable Diffusion uses it. ``dpm++2m-karras-restart`` is no
+    scheduler of diffusers': a full walk of it evaluates the network once more, and begins twice.
 
     Args:
         name: one of ``SAMPLERS``.

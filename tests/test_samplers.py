@@ -40,10 +40,11 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "lcm": (diffusers.LCMScheduler, {}),
 }
+OF_DIFFUSERS = tuple(SCHEDULERS)
 NOISY = ("euler-a", "lcm")
 PAIRS = [
     (name, prediction)
-    for name in SAMPLERS
+    for name in SCHEDULERS
     for prediction in ("epsilon", "v_prediction", "sample")
     # diffusers refuses these two pairs itself.
     if (name, prediction) not in {("pndm", "sample"), ("euler-a", "sample")}
@@ -120,13 +121,13 @@ def test_text_to_image_walks_end_where_diffusers_ends(name: str, prediction: str
 
 @pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
 @pytest.mark.parametrize("steps", [4, 20, 50])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 def test_image_to_image_walks_end_where_diffusers_ends(name: str, steps: int, strength: float) -> None:
     assert_same_walk(name, STABLE_DIFFUSION, steps, image_start(steps, strength))
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 def test_the_spacing_a_checkpoint_states_is_kept(name: str, spacing: str) -> None:
     config = STABLE_DIFFUSION | {"timestep_spacing": spacing, "prediction_type": "v_prediction"}
     assert_same_walk(name, config, 7)
@@ -144,13 +145,13 @@ def test_the_spacing_a_checkpoint_states_is_kept(name: str, spacing: str) -> Non
     ],
     ids=["linear", "cosine", "trained", "to-one", "sigma-min"],
 )
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "dpm++2m-karras"])
+@pytest.mark.parametrize("name", [name for name in OF_DIFFUSERS if name != "dpm++2m-karras"])
 def test_other_noise_schedules_walk_alike(name: str, changes: dict[str, Any]) -> None:
     assert_same_walk(name, STABLE_DIFFUSION | changes, 20)
     assert_same_walk(name, STABLE_DIFFUSION | changes, 10, image_start(10, 0.6))
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("pndm", "dpm++2m-karras")])
+@pytest.mark.parametrize("name", [name for name in OF_DIFFUSERS if name not in ("pndm", "dpm++2m-karras")])
 def test_schedules_that_end_in_pure_noise_walk_alike(name: str) -> None:
     changes = {
         "rescale_betas_zero_snr": True,
@@ -188,7 +189,7 @@ def test_settings_that_no_file_stated_fall_to_each_samplers_own_habit() -> None:
     assert_same_walk("dpm++2m", loaded, 20)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 def test_timesteps_and_first_noise_level_are_those_of_diffusers(name: str) -> None:
     scheduler = scheduler_for(name, STABLE_DIFFUSION)
     scheduler.set_timesteps(25)
@@ -197,7 +198,7 @@ def test_timesteps_and_first_noise_level_are_those_of_diffusers(name: str) -> No
     assert table.init_noise_sigma == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 @pytest.mark.parametrize(("steps", "strength"), [(50, 0.75), (50, 0.3), (20, 0.999), (7, 0.5), (3, 1.0)])
 def test_strength_leaves_out_the_timesteps_that_diffusers_leaves_out(
     name: str, steps: int, strength: float
@@ -218,7 +219,7 @@ def test_three_quarters_of_fifty_steps_run_the_network_as_often_as_the_reference
     assert len(sampler_table("ddim", schedule, 50, start=start)) == 37
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 def test_a_mask_can_renoise_the_original_to_every_level_of_the_walk(name: str) -> None:
     scheduler = scheduler_for(name, STABLE_DIFFUSION)
     scheduler.set_timesteps(12)
@@ -324,6 +325,37 @@ def test_consistency_models_take_no_more_steps_than_they_were_distilled_on() -> 
     with pytest.raises(RequestError, match="51 steps"):
         table_of("lcm", 51)
     assert len(table_of("lcm", 51, original_inference_steps=100)) == 51
+
+
+def test_a_restart_lays_what_the_network_says_of_noise_under_the_same_noise() -> None:
+    plain, twice = table_of("dpm++2m-karras", 6), table_of("dpm++2m-karras-restart", 6)
+    noise = TorchNoise(1).normal(SHAPE)
+    first = twice.begin(noise)
+    said = network(first.model_input(0), twice.timesteps[0])
+    began = first.advance(0, said)
+    np.testing.assert_allclose(
+        began.latents, noise + plain.original_scale[0] * first.denoised(0, said), rtol=1e-5, atol=1e-6
+    )
+    state = plain.begin(began.latents)
+    for step in range(6):
+        output = network(state.model_input(step), plain.timesteps[step])
+        state, began = state.advance(step, output), began.advance(step + 1, output)
+    np.testing.assert_array_equal(began.latents, state.latents)
+
+
+def test_a_restart_is_for_walks_that_begin_with_noise_alone() -> None:
+    plain, twice = (table_of(name, 6) for name in ("dpm++2m-karras", "dpm++2m-karras-restart"))
+    assert len(twice) == len(plain) + 1
+    noise = TorchNoise(5).normal(SHAPE)
+    np.testing.assert_array_equal(twice.noised(ORIGINAL, noise), np.float32(twice.noise_scale[0]) * noise)
+    schedule = NoiseSchedule.from_config(STABLE_DIFFUSION)
+    for start in range(1, 6):
+        same, other = (
+            sampler_table(name, schedule, 6, start=start)
+            for name in ("dpm++2m-karras", "dpm++2m-karras-restart")
+        )
+        np.testing.assert_array_equal(same.transition, other.transition)
+        np.testing.assert_array_equal(same.timesteps, other.timesteps)
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
