@@ -19,6 +19,7 @@ from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.both_players import apart_from_both
 from riffusion_train.clip_draws import ClipDraws
+from riffusion_train.model_soup import forget_soup
 from riffusion_train.noise_objective import NoiseObjective
 from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
@@ -196,4 +197,5 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 def _save(model: PromptedUNet, run: Path) -> None:
     model.unet.save_pretrained(run / "unet")
     model.text_encoder.save_pretrained(run / "text_encoder")
+    forget_soup(run)
     (run / "noise_schedule.json").write_text(json.dumps(NOISE_SCHEDULE))
