@@ -33,6 +33,57 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory, toy_checkpoint: Path) -
     return _made_once(tmp_path_factory, "toy-bundle", make)
 
 
+@pytest.fixture
+def trained_run(tmp_path: Path) -> Path:
+    """A run of the recipe with random weights: four clips of 4x8x8 latents, a tokenizer, a text encoder, a UNet."""
+    import json
+
+    import numpy as np
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTokenizer
+
+    from riffusion_export.clip_tokenizer import write_clip_tokenizer
+    from riffusion_train.denoiser import build_text_encoder
+
+    captions = ["slow church bells", "fast piano", "drums", "sad strings"]
+    torch.manual_seed(0)
+    (tmp_path / "clips").mkdir()
+    rows = [
+        {
+            "index": i,
+            "caption": caption,
+            "labels": ["piano"],
+            "beats": 8,
+            "mode": "major",
+            "patterns": ["chords"],
+            "manners": [""],
+        }
+        for i, caption in enumerate(captions)
+    ]
+    (tmp_path / "clips" / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.save(
+        tmp_path / "latents.npy", np.random.default_rng(0).standard_normal((len(rows), 4, 8, 8), np.float32)
+    )
+    write_clip_tokenizer(tmp_path / "tokenizer", captions, 514)
+    build_text_encoder(CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")).save_pretrained(
+        tmp_path / "text_encoder"
+    )
+    UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=256,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    ).save_pretrained(tmp_path / "unet")
+    return tmp_path
+
+
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Make a folder once, though several test processes ask for it at the same time."""
     shared = factory.getbasetemp()

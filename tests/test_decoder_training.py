@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from riffusion_train.autoencoder import build_autoencoder, encode_pictures
 from riffusion_train.clip_draws import cached_latents
 from riffusion_train.decoder import DecoderRecipe, build_critic, train_decoder
+from riffusion_train.drawn_latents import FILE as DRAWN
 from riffusion_train.rendered_clips import ClipFacts, open_pictures
 
 RECIPE = DecoderRecipe(steps=6, batch=2, alone=2)
@@ -61,3 +62,15 @@ def test_a_stopped_training_goes_on_where_it_was(run: Path) -> None:
 
 def test_the_critic_looks_at_patches() -> None:
     assert build_critic()(torch.zeros(2, 1, 64, 32)).shape == (2, 1, 8, 4)
+
+
+def test_drawn_latents_have_no_picture_to_become_and_are_learned_from_all_the_same(run: Path) -> None:
+    list(train_decoder(run, RECIPE))
+    with_real_ones_alone = AutoencoderKL.from_pretrained(run / "vae")
+    (run / "decoder.pt").unlink()
+    np.save(run / DRAWN, np.random.default_rng(0).normal(0, 2, (3, 4, 32, 32)).astype(np.float16))
+    list(train_decoder(run, RECIPE))
+    with_drawn_ones = AutoencoderKL.from_pretrained(run / "vae")
+    assert all(bool(torch.isfinite(each).all()) for each in with_drawn_ones.parameters())
+    pairs = zip(with_real_ones_alone.decoder.parameters(), with_drawn_ones.decoder.parameters(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)

@@ -19,6 +19,8 @@ RUN = click.option(
 
 CLIPS, DUOS = 6_000, 2_200
 """The data set that riffusion-mini learns from."""
+DRAWN = 800
+"""Clips of its own that its decoder learns from."""
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -91,6 +93,35 @@ def denoiser(run: Path, minutes: float, steps: int | None, learning_rate: float)
 
 @main.command()
 @RUN
+@click.option("--share", default=0.5, show_default=True, help="Of the BUNDLE's weights in the mean.")
+@click.option(
+    "--denoiser-batches", type=int, required=True, help="That the BUNDLE had learned from, for the card."
+)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def soup(run: Path, share: float, denoiser_batches: int, bundle: Path) -> None:
+    """Mix the UNet and the text encoder with an earlier state of them, a BUNDLE's."""
+    from riffusion_train.model_soup import mix_in
+
+    mixed = mix_in(bundle, run, share, denoiser_batches)
+    click.echo(f"{run} has {mixed.share:.0%} of {mixed.model}")
+
+
+@main.command()
+@RUN
+@click.option("--count", default=DRAWN, show_default=True, help="Clips to draw.")
+def draw(run: Path, count: int) -> None:
+    """Draw clips' latents with the trained UNet, for the decoder to learn from."""
+    from riffusion_train.drawn_latents import draw_latents
+    from riffusion_train.mini import SHIPPED_SETTINGS
+
+    shipped = {name: SHIPPED_SETTINGS[name] for name in ("sampler", "steps", "guidance")}
+    with tqdm(total=count, unit="clip", mininterval=5) as bar:
+        for done in draw_latents(run, count, **shipped):  # type: ignore[arg-type]
+            bar.update(done - bar.n)
+
+
+@main.command()
+@RUN
 @click.option("--minutes", default=12.0, show_default=True, help="Wall time to train.")
 @click.option("--steps", type=int, help="Batches to train instead.")
 def decoder(run: Path, minutes: float, steps: int | None) -> None:
@@ -141,6 +172,7 @@ def everything(
     context.invoke(render, run=run, count=count, duos=duos)
     context.invoke(autoencoder, run=run, steps=steps)
     context.invoke(denoiser, run=run, steps=steps)
+    context.invoke(draw, run=run, count=DRAWN if steps is None else min(DRAWN, 2 * steps))
     context.invoke(decoder, run=run, steps=steps)
     context.invoke(assemble, run=run, output=output)
 

@@ -4,6 +4,9 @@ What latents do not tell, such as how noise falls, the least squared error answe
 smooth: attacks smear and textures vanish. A critic that tells strips of real pictures from decoded ones (a "patch"
 discriminator, arXiv 1611.07004, with the hinge loss of arXiv 1705.02894) asks for one of the pictures that could have
 been instead. How much it counts follows from gradients at the last layer, as in arXiv 2012.09841.
+
+Latents that a UNet drew are smoother than encoded ones. Where the run has some (``drawn_latents``), half of each batch
+is of them: there is no picture that they should become, so the critic alone says whether they look real.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 from riffusion_train.autoencoder import decibels, restoring_loss, to_model_range
 from riffusion_train.clip_draws import cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
+from riffusion_train.drawn_latents import FILE as DRAWN
 from riffusion_train.rendered_clips import open_pictures, read_facts
 from riffusion_train.running_average import follow
 from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
@@ -34,6 +38,7 @@ class DecoderRecipe:
     minutes: float = 12.0
     steps: int | None = None
     batch: int = 8
+    """Strips, where the run has drawn latents half of them of those."""
     strip_columns: int = 8
     """Width of a strip, in columns of latents."""
     learning_rate: float = 3e-4
@@ -80,18 +85,20 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         set_rate(optimizer, recipe.learning_rate * annealed)
         set_rate(of_critic, recipe.critic_learning_rate * annealed)
         latents, real = strips.draw(rng)
+        drawn = strips.drawn(rng, recipe.batch // 2)
+        paired = recipe.batch - len(drawn)
         with torch.autocast("cpu", torch.bfloat16):
-            restored = model.decode(latents).sample.float()
-            of_real, of_restored = critic(_grey(real)).float(), critic(_grey(restored).detach()).float()
+            decoded = model.decode(torch.cat([latents[:paired], drawn])).sample.float()
+            of_real, of_decoded = critic(_grey(real)).float(), critic(_grey(decoded).detach()).float()
         of_critic.zero_grad(set_to_none=True)
-        fooled = (1 - of_real).clamp(min=0).mean() + (1 + of_restored).clamp(min=0).mean()
+        fooled = (1 - of_real).clamp(min=0).mean() + (1 + of_decoded).clamp(min=0).mean()
         fooled.backward()
         of_critic.step()
 
-        loss = restoring_loss(restored, real)
+        loss = restoring_loss(decoded[:paired], real[:paired])
         if loop.step >= recipe.alone:
             with torch.autocast("cpu", torch.bfloat16):
-                wished = -critic(_grey(restored)).float().mean()
+                wished = -critic(_grey(decoded)).float().mean()
             last = model.decoder.conv_out.weight
             mine, its = (torch.autograd.grad(each, last, retain_graph=True)[0] for each in (loss, wished))
             balance = (mine.norm() / (its.norm() + 1e-4)).clamp(max=1e4)
@@ -101,7 +108,7 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimizer.step()
         follow(average, learning, min(recipe.ema_decay, (2 + loop.step) / (11 + loop.step)))
-        return float(loss.detach()), decibels(restored.detach(), real)
+        return float(loss.detach()), decibels(decoded[:paired].detach(), real[:paired])
 
     def leave() -> None:
         whole = copy.deepcopy(model).float().eval()
@@ -125,7 +132,7 @@ def build_critic(width: int = 24) -> nn.Sequential:
 
 
 class _Strips:
-    """Strips of a run's clips and duos: latents, and the pictures that they were made of."""
+    """Strips of a run's clips and duos: latents, and the pictures that they were made of; and drawn latents, if any."""
 
     def __init__(self, run: Path, recipe: DecoderRecipe) -> None:
         folders = folders_of_clips(run)
@@ -133,6 +140,7 @@ class _Strips:
         self._latents = [cached_latents(run, name) for name in folders]
         self._pictures = [open_pictures(run / name)[: len(read_facts(run / name))] for name in folders]
         counts = [len(each) for each in self._latents]
+        self._drawn = np.load(run / DRAWN) if (run / DRAWN).exists() else self._latents[0][:0]
         self._places = [(folder, index) for folder, count in enumerate(counts) for index in range(count)]
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -142,14 +150,24 @@ class _Strips:
         for which in rng.integers(len(self._places), size=self._recipe.batch):
             folder, index = self._places[which]
             latent, picture = self._latents[folder][index], self._pictures[folder][index]
-            width = latent.shape[-1]
-            factor = picture.shape[-1] // width
-            columns = (int(rng.integers(width)) + np.arange(min(self._recipe.strip_columns, width))) % width
+            factor = picture.shape[-1] // latent.shape[-1]
+            columns = self._columns(rng, latent.shape[-1])
             latents.append(latent[..., columns])
             pictures.append(picture[:, (columns[:, None] * factor + np.arange(factor)).ravel()])
         clean = torch.from_numpy(np.stack(latents)).float()
         noise = self._recipe.most_noise * torch.rand(len(clean), 1, 1, 1) * torch.randn_like(clean)
         return clean + noise, to_model_range(np.stack(pictures))
+
+    def drawn(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Strips of drawn latents float32 (count, c, h, w); none where the run has none."""
+        chosen = rng.integers(len(self._drawn), size=count) if len(self._drawn) else ()
+        strips = [self._drawn[i][..., self._columns(rng, self._drawn.shape[-1])] for i in chosen]
+        none = self._drawn[:0, ..., : self._recipe.strip_columns]
+        return torch.from_numpy(np.stack(strips) if strips else none).float()
+
+    def _columns(self, rng: np.random.Generator, width: int) -> NDArray[np.intp]:
+        """Neighbouring columns anywhere in a loop."""
+        return (int(rng.integers(width)) + np.arange(min(self._recipe.strip_columns, width))) % width
 
 
 def _grey(pictures: Tensor) -> Tensor:
