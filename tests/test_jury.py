@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from riffusion_train.catalogue import BEATS_PER_CLIP
 from riffusion_train.jury import (
     JURY_RECIPE,
     frechet_distance,
     judge,
     load_jury,
     nearest_distances,
+    onset_lag,
     train_jury,
 )
 from riffusion_train.jury_renders import JuryRenders, with_mixed_duos
@@ -44,6 +46,31 @@ def test_a_jury_hears_instruments_and_beats_that_it_was_taught(tmp_path: Path) -
     assert verdict.top() == ["piano", "drums"] * 4
     assert verdict.tempo() == [6, 8] * 4
     assert verdict.embeddings.shape == (8, 96)
+
+
+def melodies(rng: np.random.Generator, count: int, off_beat: float) -> np.ndarray:
+    """Tones on most beats and on off-beats at a share of a beat, at any pitch and tempo."""
+    pictures = np.full((count, 512, 512), 255, np.uint8)
+    for picture in pictures:
+        beats = int(rng.choice(BEATS_PER_CLIP))
+        for start in np.concatenate([np.arange(beats), np.arange(beats) + off_beat]):
+            if rng.random() < 0.8:
+                column, row = int(start / beats * 512), int(rng.integers(100, 480))
+                picture[row : row + 6, column : column + 12] = rng.integers(0, 120)
+    return pictures
+
+
+def test_a_jury_hears_where_off_beats_fall(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Only every sixth swings: a rare answer is no worse heard for being rare.
+    learnt = np.concatenate([melodies(rng, 500, 1 / 2), melodies(rng, 100, 2 / 3)])
+    swings = np.repeat([0, 1], [500, 100])
+    taught = JuryRenders(learnt, (("piano",),) * 600, np.full(600, 8), swings)
+    list(train_jury(taught, tmp_path / "jury.pt", replace(JURY_RECIPE, steps=2, batch=8)))
+    jury = load_jury(tmp_path / "jury.pt")
+    straight, swung = (judge(jury, melodies(rng, 40, share)).swings > 0.5 for share in (1 / 2, 2 / 3))
+    assert straight.mean() < 0.2
+    assert swung.mean() > 0.8
 
 
 def test_duos_are_mixed_of_solos_of_one_tempo() -> None:
@@ -79,3 +106,14 @@ def test_a_turned_copy_is_found_and_a_stranger_is_not() -> None:
     copy = np.roll(smooth[:1], 160, axis=2)
     near, far = nearest_distances(copy, smooth), nearest_distances(copy, smooth[1:])
     assert near[0] < 0.01 < 0.1 < far[0]
+
+
+@pytest.mark.parametrize("columns", [-20, -2, 0, 1, 12])
+def test_a_walk_whose_onsets_move_is_found_out(columns: int) -> None:
+    rng = np.random.default_rng(1)
+    first = melodies(rng, 1, 1 / 2)[0]
+    other = np.where(rng.random((512, 1)) < 0.5, 255, first).astype(
+        np.uint8
+    )  # Half of it goes, the rest moves.
+    pictures = np.stack([first, np.roll(other, columns, axis=1)])
+    assert onset_lag(pictures) == pytest.approx(abs(columns), abs=0.1)

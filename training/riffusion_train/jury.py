@@ -28,6 +28,9 @@ JURY_POOLED = 4
 RHYTHM_BANDS, RHYTHM_CYCLES = 8, 64
 """Rhythm is seen as the spectrum of each band's rise, up to this many cycles a clip: a loop's beats are whole ones."""
 EMBEDDING = 96
+BEAT_PARTS = 24
+FOLDED = len(BEATS_PER_CLIP) * RHYTHM_BANDS * BEAT_PARTS
+SWING_STEPS = 1200
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,7 @@ class Verdict:
     beats: NDArray[np.float32]
     """Probabilities of ``BEATS_PER_CLIP``, (n, 4)."""
     swings: NDArray[np.float32]
-    """Probability that it swings, (n,)."""
+    """Probability that it swings, (n,), were half of all clips to do so."""
     embeddings: NDArray[np.float32]
     """(n, 96)."""
 
@@ -53,7 +56,7 @@ class Verdict:
 
 
 class Jury(nn.Module):
-    """A convolutional network for timbre, indifferent to when a thing is played, and a small one for rhythm."""
+    """A convolutional network for timbre, indifferent to when a thing is played, and small ones for tempo and swing."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -74,14 +77,24 @@ class Jury(nn.Module):
             nn.Dropout(0.2), nn.Linear(RHYTHM_BANDS * RHYTHM_CYCLES, 128), nn.ReLU(), nn.Dropout(0.2)
         )
         self.beats = nn.Linear(128, len(BEATS_PER_CLIP))
-        self.swings = nn.Linear(128, 1)
+        self.swings = nn.Sequential(
+            nn.BatchNorm1d(FOLDED, affine=False),
+            nn.Dropout(0.3),
+            nn.Linear(FOLDED, 128),
+            nn.ReLU(),
+            nn.Dropout(0.4),
+            nn.Linear(128, 1),
+        )
 
-    def forward(self, pooled: Tensor, rhythm: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of instruments, beats and swing, and embeddings, of pooled pictures and rhythm spectra."""
+    def forward(self, pooled: Tensor, rhythm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of instruments and beats, and embeddings, of pooled pictures and rhythm spectra.
+
+        ``swings`` is a network of its own, of ``folded_beats``.
+        """
         features = self.timbre(pooled)
         over_time = torch.cat([features.mean(dim=3), features.amax(dim=3)], dim=1).flatten(1)
         embeddings, moves = self.embed(over_time), self.rhythm(rhythm)
-        return self.instruments(embeddings), self.beats(moves), self.swings(moves)[:, 0], embeddings
+        return self.instruments(embeddings), self.beats(moves), embeddings
 
 
 def seen_by_jury(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -104,6 +117,27 @@ def rhythm_spectra(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(spectrum.reshape(count, -1), np.float32)
 
 
+def folded_beats(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where within a beat each band rises, float32 (n, 4 × 8 × 24): for each number of beats that a clip may have.
+
+    The off-beat of swing comes at two thirds of a beat, where a straight one comes at the half. Clips begin on a beat.
+    Each clip's rises are shares of their own mean.
+    """
+    count, bands, columns = pictures.shape
+    levels = (
+        1 - pictures.reshape(count, RHYTHM_BANDS, bands // RHYTHM_BANDS, columns).astype(np.float32) / 255
+    )
+    rise = np.maximum(levels - np.roll(levels, 1, axis=3), 0).mean(axis=2)
+    rise /= rise.mean(axis=(1, 2), keepdims=True) + 1e-3
+    folded = []
+    for beats in BEATS_PER_CLIP:
+        phase = (np.arange(columns) + 0.5) / columns * beats % 1
+        into = np.zeros((columns, BEAT_PARTS), np.float32)
+        into[np.arange(columns), (phase * BEAT_PARTS).astype(int)] = 1
+        folded.append(rise @ (into / into.sum(axis=0)))
+    return np.asarray(np.stack(folded, axis=1).reshape(count, -1), np.float32)
+
+
 def train_jury(
     renders: JuryRenders, path: Path, recipe: ListenerRecipe = JURY_RECIPE
 ) -> Iterator[TrainingProgress]:
@@ -114,22 +148,40 @@ def train_jury(
     rhythm = torch.from_numpy(_by_parts(rhythm_spectra, renders.pictures))
     players = torch.tensor([[float(label in names) for label in LABELS] for names in renders.labels])
     beats = torch.tensor([BEATS_PER_CLIP.index(int(number)) for number in renders.beats])
-    swings = torch.from_numpy(renders.swings)
     model = Jury().train()
 
     def judged(chosen: NDArray[np.intp], seen: Tensor) -> tuple[Tensor, float]:
-        heard, counted, swung, _ = model(seen, rhythm[chosen] + 0.1 * torch.randn_like(rhythm[chosen]))
-        asked = swings[chosen] >= 0
+        heard, counted, _ = model(seen, rhythm[chosen] + 0.1 * torch.randn_like(rhythm[chosen]))
         loss = 10 * nn.functional.binary_cross_entropy_with_logits(heard, players[chosen])
         loss = loss + 0.3 * nn.functional.cross_entropy(counted, beats[chosen], label_smoothing=0.05)
-        if bool(asked.any()):
-            loss = loss + 0.3 * nn.functional.binary_cross_entropy_with_logits(
-                swung[asked], swings[chosen][asked].float()
-            )
         return loss, float(players[chosen].gather(1, heard.argmax(1, keepdim=True)).mean())
 
     yield from learn_to_hear(model, pictures, judged, recipe, rng)
+    _learn_to_hear_swing(model.swings, renders)
     save_state(path, model=model)
+
+
+def _learn_to_hear_swing(ear: nn.Module, renders: JuryRenders) -> None:
+    """Train the small network for swing; a clip's own chance to swing is taken to be a half, whatever the renders'."""
+    asked = np.flatnonzero(renders.swings >= 0)
+    if not len(asked):
+        return
+    folded = torch.from_numpy(_by_parts(folded_beats, renders.pictures[asked]))
+    swings = torch.from_numpy(renders.swings[asked]).float()
+    yes = float(swings.sum())
+    balance = torch.tensor((len(swings) - yes) / yes if 0 < yes < len(swings) else 1.0)
+    optimizer = torch.optim.AdamW(ear.parameters(), lr=1e-3, weight_decay=3e-2)
+    ear.train()
+    for _ in range(SWING_STEPS):
+        chosen = torch.randint(len(swings), (64,))
+        seen = folded[chosen] * (1 + 0.1 * torch.randn_like(folded[chosen]))
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            ear(seen)[:, 0], swings[chosen], pos_weight=balance
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    ear.eval()
 
 
 def load_jury(path: Path) -> Jury:
@@ -145,10 +197,9 @@ def judge(model: Jury, pictures: NDArray[np.uint8], batch: int = 64) -> Verdict:
     parts = []
     for first in range(0, len(pictures), batch):
         some = pictures[first : first + batch]
-        parts.append(
-            model(torch.from_numpy(seen_by_jury(some))[:, None], torch.from_numpy(rhythm_spectra(some)))
-        )
-    heard, counted, swung, embeddings = (torch.cat(each) for each in zip(*parts, strict=True))
+        heard = model(torch.from_numpy(seen_by_jury(some))[:, None], torch.from_numpy(rhythm_spectra(some)))
+        parts.append((*heard, model.swings(torch.from_numpy(folded_beats(some)))[:, 0]))
+    heard, counted, embeddings, swung = (torch.cat(each) for each in zip(*parts, strict=True))
     return Verdict(
         heard.sigmoid().numpy(), counted.softmax(1).numpy(), swung.sigmoid().numpy(), embeddings.numpy()
     )
@@ -183,6 +234,21 @@ def nearest_distances(clips: NDArray[np.uint8], among: NDArray[np.uint8]) -> NDA
         squares = (own + powers - 2 * overlap * theirs.shape[2]) / np.sqrt(own * powers)
         nearest.append(float(np.sqrt(max(squares.min(), 0.0))))
     return np.array(nearest)
+
+
+def onset_lag(pictures: NDArray[np.uint8]) -> float:
+    """The largest move of onsets from one of some pictures (n, 512, 512) to the next, in columns.
+
+    That is where their cross-correlation over the loop peaks, up to half of the slowest beat to either side.
+    """
+    levels = 1 - pictures.astype(np.float64) / 255
+    rise = np.maximum(levels - np.roll(levels, 1, axis=2), 0).mean(axis=1)
+    spectra = np.fft.rfft(rise - rise.mean(axis=1, keepdims=True), axis=1)
+    fine, columns = 16, rise.shape[1]
+    widest = fine * columns // (2 * min(BEATS_PER_CLIP))
+    together = np.fft.irfft(spectra[1:] * np.conj(spectra[:-1]), n=fine * columns, axis=1)
+    near = np.roll(together, widest, axis=1)[:, : 2 * widest + 1]
+    return float(np.abs(near.argmax(axis=1) - widest).max() / fine)
 
 
 def _small_spectra(pictures: NDArray[np.uint8]) -> NDArray[np.complex64]:
