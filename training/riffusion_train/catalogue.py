@@ -183,7 +183,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         93,
         ("melody",),
         1.2,
-        manners=("jazzy",),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "trumpet", ("trumpet", "trumpet", "muted trumpet"), "jazz", (56, 59), 55, 82, ("melody",), 1.3
@@ -197,7 +197,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         93,
         ("melody",),
         0.8,
-        manners=("jazzy",),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "organ",

@@ -22,7 +22,7 @@ from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
 
-SHARES = {"solo": 0.5, "solo in another manner": 0.15, "duo": 0.35}
+SHARES = {"solo": 0.45, "solo in another manner": 0.2, "duo": 0.35}
 """How often each kind of clip is drawn."""
 
 LATENTS = {"clips": "latents.npy", duos.FOLDER: "duo_latents.npy"}
