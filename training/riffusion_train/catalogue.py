@@ -40,7 +40,6 @@ MANNERS: dict[str, Manner] = {
     "jazzy": Manner("jazz", "melody"),
     "funky": Manner("funk", "riff"),
     "bluesy": Manner("blues", "riff"),
-    "classical": Manner("plain", "melody"),
 }
 """By the word that a caption puts before the instrument."""
 
@@ -117,7 +116,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         80,
         ("melody",),
         1.4,
-        manners=("bluesy", "classical"),
+        manners=("bluesy",),
     ),
     Instrument(
         "blues guitar",
@@ -138,7 +137,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         76,
         ("chords", "arpeggio"),
         1.4,
-        manners=("jazzy", "funky", "bluesy"),
+        manners=("jazzy", "bluesy"),
     ),
     Instrument(
         "bass",
@@ -149,7 +148,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         50,
         ("riff",),
         1.4,
-        manners=("jazzy",),
     ),
     Instrument(
         "strings",
@@ -160,7 +158,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         84,
         ("sustained", "melody", "chords"),
         1.4,
-        manners=("jazzy", "funky"),
+        manners=("jazzy",),
     ),
     Instrument(
         "typewriter taps",
@@ -188,15 +186,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
-        "trumpet",
-        ("trumpet", "trumpet", "muted trumpet"),
-        "jazz",
-        (56, 59),
-        55,
-        82,
-        ("melody",),
-        1.3,
-        manners=("bluesy", "classical"),
+        "trumpet", ("trumpet", "trumpet", "muted trumpet"), "jazz", (56, 59), 55, 82, ("melody",), 1.3
     ),
     Instrument(
         "violin",
@@ -229,7 +219,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         91,
         ("arpeggio", "melody"),
         0.9,
-        manners=("jazzy", "funky", "bluesy"),
+        manners=("jazzy", "funky"),
     ),
     Instrument(
         "synth",
@@ -240,7 +230,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         88,
         ("arpeggio", "riff", "melody"),
         0.9,
-        manners=("jazzy", "funky", "bluesy"),
+        manners=("jazzy", "funky"),
     ),
     Instrument(
         "rock guitar",
@@ -251,7 +241,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         70,
         ("riff",),
         0.9,
-        manners=("jazzy", "funky", "bluesy"),
+        manners=("bluesy",),
     ),
     Instrument(
         "choir",
@@ -262,7 +252,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         79,
         ("sustained", "chords"),
         0.8,
-        manners=("jazzy",),
     ),
 )
 
