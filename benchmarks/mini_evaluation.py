@@ -27,6 +27,7 @@ from riffusion_rt.interpolation import Waypoint
 from riffusion_rt.open_model import OpenModel
 from riffusion_rt.place_drawing import Place, PlaceDrawer, mixed_place
 from riffusion_rt.request import ClipRequest
+from riffusion_train.catalogue import BEATS_PER_CLIP
 from riffusion_train.jury import (
     LABELS,
     Jury,
@@ -35,6 +36,7 @@ from riffusion_train.jury import (
     judge,
     load_jury,
     nearest_distances,
+    onset_lag,
     train_jury,
 )
 from riffusion_train.jury_renders import JuryRenders, render_jury, with_mixed_duos
@@ -61,6 +63,8 @@ UNSEEN = {
     "flute and typewriter taps": ("flute", "typewriter taps"),
 }
 """Combinations that no caption of the data set has, and the attributes to be heard."""
+UNSEEN_SEEDS = 32
+"""Clips of each of them: of eight, a share that is 70 % in truth is found to be 50 % or less in one case of five."""
 
 WALKS = (("church bells", "electronic beats"), ("typewriter taps", "jazz piano"))
 SEED_IMAGE, SEED_STRENGTH = "beat-94", 0.9
@@ -107,7 +111,7 @@ def prepare(run: Path, renders: int, duos: int, held_out: int) -> None:
 @click.option("--model", default="riffusion-mini", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seeds", default=8, show_default=True)
-@click.option("--first-seed", default=100, show_default=True)
+@click.option("--first-seed", default=1000, show_default=True, help="Every clip of a prompt has its own.")
 @click.option("--batch", default=4, show_default=True, help="Clips denoised together.")
 @click.option("--steps", type=int)
 @click.option("--guidance", type=float)
@@ -130,10 +134,16 @@ def judge_model(
     painter = Painter(opened, settings, batch)
     every = range(first_seed, first_seed + seeds)
     asked = {**{label: (label, None) for label in LABELS}, **STYLED}
-    drawn = {prompt: painter.prompts(prompt, every) for prompt in tqdm(asked, unit="prompt")}
+    # Clips of one noise are alike, whatever the prompt: a set of them is compared with real ones as if they were not.
+    drawn = {
+        prompt: painter.prompts(prompt, range(first_seed + number * seeds, first_seed + (number + 1) * seeds))
+        for number, prompt in enumerate(tqdm(asked, unit="prompt"))
+    }
     adherence = _adherence(jury, drawn, asked)
     unseen = {
-        prompt: _attributes(judge(jury, painter.prompts(prompt, every)), wanted)
+        prompt: _attributes(
+            judge(jury, painter.prompts(prompt, range(first_seed, first_seed + UNSEEN_SEEDS))), wanted
+        )
         for prompt, wanted in tqdm(UNSEEN.items(), unit="prompt")
     }
     seeded = dataclasses.replace(
@@ -160,10 +170,12 @@ def judge_model(
         model=model,
         device=device,
         seeds=[every[0], every[-1]],
+        other_seeds_for_each_prompt=True,
         sampler=defaults.sampler,
         steps=defaults.steps,
         guidance=defaults.guidance,
         seed_strength=SEED_STRENGTH,
+        unseen_seeds=UNSEEN_SEEDS,
         **figures,
     )
 
@@ -271,16 +283,20 @@ def _walk(jury: Jury, painter: Painter, start: str, end: str, seed: int) -> dict
         # What the jury cannot tell apart is no step back.
         "reversals": int(np.sum(np.diff(share) < -0.02)),
         "crosses_over": bool(share[0] < 0.5 < share[-1]),
+        "onset_lag_ms": round(onset_lag(pictures) * CLIP_MS / pictures.shape[2], 1),
         "beat_shift_ms": round(_beat_shift_ms(pictures), 1),
     }
 
 
 def _beat_shift_ms(pictures: NDArray[np.uint8]) -> float:
-    """The largest move of the beat from one picture to the next, by the phase of the commonest beat's rate."""
+    """The largest move of the beat from one picture to the next, by the phase of the commonest beat's rate.
+
+    That turns, too, where other beats of a bar are accented and nothing moves: ``onset_lag`` does not.
+    """
     levels = 1 - pictures.astype(np.float64) / 255
     rise = np.maximum(levels - np.roll(levels, 1, axis=2), 0).mean(axis=1)
     spectrum = np.fft.rfft(rise, axis=1)
-    beats = max((6, 8, 10, 12), key=lambda number: float(np.abs(spectrum[:, number]).sum()))
+    beats = max(BEATS_PER_CLIP, key=lambda number: float(np.abs(spectrum[:, number]).sum()))
     turns = np.angle(spectrum[1:, beats] / spectrum[:-1, beats])
     return float(np.abs(turns).max() / (2 * np.pi) * CLIP_MS / beats)
 

@@ -25,9 +25,10 @@ from riffusion_train.catalogue import INSTRUMENTS
 from riffusion_train.checkpointing import load_state
 from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
 from riffusion_train.few_steps import FOLDER, FewStepsRecipe
+from riffusion_train.model_soup import Soup
 from riffusion_train.rendered_clips import read_facts
 
-SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras", "steps": 9, "guidance": 4.5, "strength": 0.75}
+SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras-restart", "steps": 8, "guidance": 2.75, "strength": 0.75}
 """What the model is run with when a request does not say otherwise."""
 
 CARD = "README.md"
@@ -126,8 +127,14 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
         if begun
         else ""
     )
-    stages = "render, begin, denoiser, decoder, assemble" if begun else "everything"
+    stages = "render, begin, denoiser, soup, draw, decoder, assemble" if begun else "everything"
     instruments = ", ".join(i.label for i in INSTRUMENTS)
+    soup = Soup.of_run(run)
+    mixed_in = (
+        f"; {soup.share:.0%} of the weights are those after the first {soup.denoiser_batches:,}"
+        if soup
+        else ""
+    )
     settings = FEW_STEPS_SETTINGS if few_steps else SHIPPED_SETTINGS
     distilled = int(load_state(run / FOLDER / "student.pt").get("step", 0)) if few_steps else 0
     consistency = (
@@ -144,7 +151,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos) and {mixed:,} duos mixed of them; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns, then its decoder alone {steps["decoder"]:,} |
-| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together |
+| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together{mixed_in} |
 {consistency}| trained on | {hardware()} |
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
 | licence of the weights | CC0-1.0, see LICENSE |
@@ -187,7 +194,7 @@ def _judged(row: Mapping[str, Any]) -> str:
 | instrument asked for is the one heard | {row["top_1"]:.1%} of {row["prompts"]} prompts x {seeds[1] - seeds[0] + 1} seeds, {row["sampler"]}, {row["steps"]} steps, guidance {row["guidance"]} |
 | weakest | {weak or "none under 75%"} |
 | tempo as asked | {row["tempo_as_asked"]:.0%} |
-| pairs and manners never heard together | {unseen} |
+| pairs and manners never heard together, {row["unseen_seeds"]} clips each | {unseen} |
 | Fréchet distance to unheard renders (and between two halves of these) | {row["frechet"]:.0f} ({row["frechet_of_two_real_halves"]:.0f}) |
 | the same, asked for by the captions of unheard renders as it learned from | {row["frechet_as_captioned"]:.0f} ({row["frechet_of_two_halves_as_captioned"]:.0f}) |
 | distance to the nearest learned clip, median (and of unheard renders) | {row["nearest_learned"][2]} ({row["nearest_learned_of_real"][2]}) |
@@ -198,9 +205,11 @@ def _judged(row: Mapping[str, Any]) -> str:
 
 def _walks(walks: Sequence[Mapping[str, Any]]) -> str:
     crossing = sum(walk["crosses_over"] and walk["reversals"] <= 1 for walk in walks)
-    shifts = sorted(float(walk["beat_shift_ms"]) for walk in walks)
-    median, worst = shifts[len(shifts) // 2], shifts[-1]
-    return f"{crossing} of {len(walks)}; beats move {median:.0f} ms at the median, {worst:.0f} ms at most"
+    lags, turns = (sorted(float(walk[name]) for walk in walks) for name in ("onset_lag_ms", "beat_shift_ms"))
+    return (
+        f"{crossing} of {len(walks)}; onsets move {lags[len(lags) // 2]:.0f} ms at the median, {lags[-1]:.0f} ms at "
+        f"most, by the phase of the beat's rate {turns[len(turns) // 2]:.0f} and {turns[-1]:.0f} ms"
+    )
 
 
 def hardware() -> str:
