@@ -54,6 +54,7 @@ OLD = tuple(i.label for i in INSTRUMENTS if i.weight > 1)
 @click.option("--rank", default=16, show_default=True)
 @click.option("--learning-rate", default=1.5e-3, show_default=True)
 @click.option("--weight", default=0.85, show_default=True, help="How strongly the LoRA is fused.")
+@click.option("--guidance", type=float, help="Of all clips; without it, the model's own default.")
 @click.option("--seeds", default=10, show_default=True, help="Clips of the new instrument.")
 @click.option("--old-seeds", default=4, show_default=True, help="Clips of each old one, from each model.")
 def main(
@@ -68,6 +69,7 @@ def main(
     rank: int,
     learning_rate: float,
     weight: float,
+    guidance: float | None,
     seeds: int,
     old_seeds: int,
 ) -> None:
@@ -80,10 +82,10 @@ def main(
         _riffusion("export", base, "-o", bundle, "--name", f"{label}-mini", "--lora", f"{lora}:{weight:g}")
     ear, labels, renders_right = _listener(run, work, label)
 
-    heard = {"new": _heard(bundle, [label], seeds, ear, labels)}
-    heard["old after"] = _heard(bundle, OLD, old_seeds, ear, labels)
-    heard["old before"] = _heard(base, OLD, old_seeds, ear, labels)
-    heard["new before"] = _heard(base, [label], seeds, ear, labels)
+    heard = {"new": _heard(bundle, [label], seeds, guidance, ear, labels)}
+    heard["old after"] = _heard(bundle, OLD, old_seeds, guidance, ear, labels)
+    heard["old before"] = _heard(base, OLD, old_seeds, guidance, ear, labels)
+    heard["new before"] = _heard(base, [label], seeds, guidance, ear, labels)
     share = {
         name: float(np.mean([right for rights in found.values() for right in rights]))
         for name, found in heard.items()
@@ -107,6 +109,7 @@ def main(
         rank=rank,
         learning_rate=learning_rate,
         weight=weight,
+        guidance=guidance,
         adherence_new=share["new"],
         adherence_new_before=share["new before"],
         adherence_old=share["old after"],
@@ -211,7 +214,12 @@ def _listener(
 
 
 def _heard(
-    bundle: Path, prompts: Sequence[str], seeds: int, ear: listener.Listener, labels: tuple[str, ...]
+    bundle: Path,
+    prompts: Sequence[str],
+    seeds: int,
+    guidance: float | None,
+    ear: listener.Listener,
+    labels: tuple[str, ...],
 ) -> dict[str, list[bool]]:
     """For each prompt and seed, whether the listener names what was asked for."""
     found: dict[str, list[bool]] = {}
@@ -219,7 +227,7 @@ def _heard(
         for prompt in tqdm(prompts, unit="prompt", desc=bundle.name):
             clips = []
             for seed in range(1000, 1000 + seeds):
-                *_, clip = riffusion.iterate(ClipRequest(prompt, seed=seed))
+                *_, clip = riffusion.iterate(ClipRequest(prompt, seed=seed, guidance=guidance))
                 clips.append(np.asarray(clip.image)[:, :, 0])  # type: ignore[union-attr]
             named = listener.probabilities(ear, np.stack(clips)).argmax(axis=1)
             found[prompt] = [bool(labels[k] == prompt) for k in named]

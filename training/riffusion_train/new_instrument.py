@@ -27,7 +27,13 @@ from riffusion_train.rendering import DEBIAN_SOUNDFONT, SAMPLE_RATE, Orchestra
 
 NEW_INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument(
-        "harmonica", ("harmonica", "harmonica", "blues harp"), "plain", (22,), 58, 88, ("melody", "chords")
+        "harmonica",
+        ("harmonica", "harmonica", "diatonic harmonica"),
+        "plain",
+        (22,),
+        58,
+        88,
+        ("melody", "chords"),
     ),
     Instrument("banjo", ("banjo", "banjo", "bluegrass banjo"), "plain", (105,), 48, 81, ("arpeggio", "riff")),
     Instrument("sitar", ("sitar", "sitar", "indian sitar"), "plain", (104,), 46, 76, ("melody", "arpeggio")),
