@@ -206,8 +206,9 @@ def main(
         "minutes": minutes,
         "steps_wanted": wanted_steps,
         "steps_least": min(block["steps"] for block in blocks),
+        # A sampler may evaluate a step twice: a block says what was evaluated.
         "clips_with_all_steps": round(
-            float(np.mean([block["steps"] == wanted_steps for block in blocks])), 3
+            float(np.mean([block["steps"] >= wanted_steps for block in blocks])), 3
         ),
         "clip_s": stream.grid.clip_s,
         "look_ahead_s": look,
