@@ -54,7 +54,7 @@ OLD = tuple(i.label for i in INSTRUMENTS if i.weight > 1)
 @click.option("--rank", default=16, show_default=True)
 @click.option("--learning-rate", default=1.5e-3, show_default=True)
 @click.option("--weight", default=0.85, show_default=True, help="How strongly the LoRA is fused.")
-@click.option("--guidance", type=float, help="Of all clips; without it, the model's own default.")
+@click.option("--guidance", default=4.5, show_default=True, help="Of all clips.")
 @click.option("--seeds", default=10, show_default=True, help="Clips of the new instrument.")
 @click.option("--old-seeds", default=4, show_default=True, help="Clips of each old one, from each model.")
 def main(
@@ -69,7 +69,7 @@ def main(
     rank: int,
     learning_rate: float,
     weight: float,
-    guidance: float | None,
+    guidance: float,
     seeds: int,
     old_seeds: int,
 ) -> None:
@@ -217,7 +217,7 @@ def _heard(
     bundle: Path,
     prompts: Sequence[str],
     seeds: int,
-    guidance: float | None,
+    guidance: float,
     ear: listener.Listener,
     labels: tuple[str, ...],
 ) -> dict[str, list[bool]]:
