@@ -116,6 +116,20 @@ def test_a_manner_is_played_with_its_own_feel() -> None:
     assert starts("funky") == {0.0, 0.25, 0.5, 0.75}
 
 
+def test_a_clip_swings_if_anybody_does_and_drums_alone_do_neither() -> None:
+    def swings(*players: tuple[str, str]) -> bool | None:
+        labels, manners = zip(*players, strict=True)
+        return ClipFacts("", labels, 8, "minor", ("melody",) * len(players), manners).swings
+
+    assert swings(("flute", "")) is False
+    assert swings(("flute", "bluesy")) is True
+    assert swings(("saxophone", "")) is True
+    assert swings(("saxophone", "classical")) is False
+    assert swings(("drums", "")) is None
+    assert swings(("drums", ""), ("flute", "")) is False
+    assert swings(("drums", ""), ("jazz piano", "")) is True
+
+
 def test_draws_are_the_runs_clips_and_their_captions_name_them(run: Path) -> None:
     drawn = ClipDraws.of_run(run).draw(np.random.default_rng(0), 64)
     assert drawn.latents.shape == (64, 1, 8, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -29,7 +30,7 @@ def test_waves_turn_as_often_as_they_say() -> None:
     assert torch.fft.rfft(each[..., 0]).abs().argmax(dim=1).tolist() == [6, 10]
 
 
-def test_place_beat_and_tempo_are_learned_from_noise_and_prompt_alone() -> None:
+def test_place_beat_tempo_and_swing_are_learned_from_noise_and_prompt_alone() -> None:
     torch.manual_seed(0)
     unet = build_unet((32, 32, 32), latent_channels=4)
     place = PlaceInTime(unet)
@@ -38,15 +39,16 @@ def test_place_beat_and_tempo_are_learned_from_noise_and_prompt_alone() -> None:
     told, history = torch.randn(2, 4, TEXT_WIDTH), []
     for _ in range(90):
         drawn(unet, torch.randn(2, 4, 32, 32), told)
-        lessons = place.lessons(torch.tensor([6, 12]))
+        lessons = place.lessons(torch.tensor([6, 12]), torch.tensor([0.0, 1.0]))
         optimizer.zero_grad()
-        (lessons.place + lessons.beat + lessons.tempo).backward()
+        (lessons.place + lessons.beat + lessons.tempo + lessons.swing).backward()
         optimizer.step()
         history.append(lessons)
     first, last = history[0], history[-1]
     assert last.place < 0.8 * 0.5 < first.place
     assert last.beat < 0.8 * 0.5 < first.beat
     assert last.tempo < 0.3 * first.tempo
+    assert last.swing < 0.3 * first.swing
 
 
 def test_a_listener_changes_nothing() -> None:
@@ -57,5 +59,7 @@ def test_a_listener_changes_nothing() -> None:
     latents = torch.randn(1, 4, 32, 32)
     with torch.no_grad():
         assert torch.equal(drawn(unet, latents), drawn(heard, latents))
-    assert place.lessons(torch.tensor([8])).beat.isfinite()
+    told = place.lessons(torch.tensor([8]), torch.tensor([math.nan]))
+    assert told.beat.isfinite()
+    assert told.swing == 0
     assert list(heard.state_dict()) == list(unet.state_dict())

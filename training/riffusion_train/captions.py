@@ -58,11 +58,10 @@ def _subject(rng: np.random.Generator, part: Part) -> str:
 
 
 def _own_manner(instrument: Instrument, name: str) -> str:
-    """The word for how an instrument always plays, unless its name says so: a saxophone is jazzy."""
-    words = [
-        word for word, manner in MANNERS.items() if manner.feel == instrument.feel and word[:4] not in name
-    ]
-    return words[0] if words else ""
+    """The word for how an instrument plays by itself, if not plainly, unless its name says so: a saxophone is jazzy."""
+    words = {manner.feel: word for word, manner in MANNERS.items()}
+    word = "" if instrument.feel == "plain" else words.get(instrument.feel, "")
+    return word if word[:4] not in name else ""
 
 
 def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -40,6 +40,7 @@ MANNERS: dict[str, Manner] = {
     "jazzy": Manner("jazz", "melody"),
     "funky": Manner("funk", "riff"),
     "bluesy": Manner("blues", "riff"),
+    "classical": Manner("plain", "melody"),
 }
 """By the word that a caption puts before the instrument."""
 
@@ -116,7 +117,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         80,
         ("melody",),
         1.4,
-        manners=("bluesy",),
+        manners=("bluesy", "classical"),
     ),
     Instrument(
         "blues guitar",
@@ -137,7 +138,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         76,
         ("chords", "arpeggio"),
         1.4,
-        manners=("jazzy", "bluesy"),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "bass",
@@ -148,6 +149,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         50,
         ("riff",),
         1.4,
+        manners=("jazzy",),
     ),
     Instrument(
         "strings",
@@ -158,7 +160,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         84,
         ("sustained", "melody", "chords"),
         1.4,
-        manners=("jazzy",),
+        manners=("jazzy", "funky"),
     ),
     Instrument(
         "typewriter taps",
@@ -186,7 +188,15 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
-        "trumpet", ("trumpet", "trumpet", "muted trumpet"), "jazz", (56, 59), 55, 82, ("melody",), 1.3
+        "trumpet",
+        ("trumpet", "trumpet", "muted trumpet"),
+        "jazz",
+        (56, 59),
+        55,
+        82,
+        ("melody",),
+        1.3,
+        manners=("bluesy", "classical"),
     ),
     Instrument(
         "violin",
@@ -219,7 +229,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         91,
         ("arpeggio", "melody"),
         0.9,
-        manners=("jazzy", "funky"),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "synth",
@@ -230,7 +240,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         88,
         ("arpeggio", "riff", "melody"),
         0.9,
-        manners=("jazzy", "funky"),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "rock guitar",
@@ -241,7 +251,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         70,
         ("riff",),
         0.9,
-        manners=("bluesy",),
+        manners=("jazzy", "funky", "bluesy"),
     ),
     Instrument(
         "choir",
@@ -252,6 +262,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         79,
         ("sustained", "chords"),
         0.8,
+        manners=("jazzy",),
     ),
 )
 

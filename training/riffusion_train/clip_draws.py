@@ -22,7 +22,7 @@ from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
 
-SHARES = {"solo": 0.45, "solo in another manner": 0.2, "duo": 0.35}
+SHARES = {"solo": 0.4, "solo in another manner": 0.3, "duo": 0.3}
 """How often each kind of clip is drawn."""
 
 LATENTS = {"clips": "latents.npy", duos.FOLDER: "duo_latents.npy"}
@@ -96,6 +96,11 @@ class Draw:
     def beats(self) -> Tensor:
         """Beats of each clip, int64 (n,)."""
         return torch.tensor([each.beats for each in self.facts])
+
+    @property
+    def swings(self) -> Tensor:
+        """Whether each clip swings, float32 (n,): 1 or 0, NaN where nobody plays notes."""
+        return torch.tensor([math.nan if each.swings is None else float(each.swings) for each in self.facts])
 
 
 def _chances(facts: Sequence[ClipFacts], beats: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

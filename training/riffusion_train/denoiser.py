@@ -58,6 +58,8 @@ class DenoiserRecipe:
     """How much it counts to know where in a clip a column is."""
     beat_weight: float = 1.0
     """How much it counts to know the clip's own beat there, and what tempo the prompt asks for."""
+    swing_weight: float = 0.3
+    """How much it counts to know whether the clip swings."""
     both_weight: float = 0.2
     pairs: int = 4
     """How much it counts that the text encoder says of both players what it says of each, and pairs in each batch."""
@@ -168,12 +170,13 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
         noisy = objective.noisy(clean, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(noisy, timesteps, ids)
-            lessons = place.lessons(drawn.beats)
+            lessons = place.lessons(drawn.beats, drawn.swings)
             apart = apart_from_both(model.text_encoder, tokenized, clips.solos(rng, recipe.pairs))
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         loss = (error / usual.at(timesteps) * objective.balanced_weights(timesteps)).mean()
         loss = loss + recipe.place_weight * lessons.place
-        loss = loss + recipe.beat_weight * (lessons.beat + 0.2 * lessons.tempo) + recipe.both_weight * apart
+        loss = loss + recipe.beat_weight * (lessons.beat + 0.2 * lessons.tempo)
+        loss = loss + recipe.swing_weight * lessons.swing + recipe.both_weight * apart
         usual.learn(timesteps, error)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

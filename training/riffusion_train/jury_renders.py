@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from riffusion_train.captions import UNTUNED_FEELS
 from riffusion_train.catalogue import INSTRUMENTS, Instrument
 from riffusion_train.duos import mixed_picture
+from riffusion_train.phrases import SWINGING_FEELS
 from riffusion_train.rendered_clips import picture_of, render_parts
 from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra
 
 SECOND_SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 """Where Debian's ``fluid-soundfont-gm`` (MIT) puts its file: recordings that the data set does not use."""
 
-SWINGING_FEELS = frozenset({"jazz", "blues"})
 DUO_SHARE = 0.2
 
 

@@ -19,6 +19,9 @@ PROGRESSIONS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 """Scale degrees (0-based) that chords are built on, spread evenly over the clip."""
 
+SWINGING_FEELS = frozenset({"jazz", "blues"})
+"""Feels whose off-beats come late, at two thirds of a beat."""
+
 KICK, SNARE, CLAP, CLOSED_HAT, OPEN_HAT, RIDE, CRASH, LOW_TOM, HIGH_TOM = 36, 38, 39, 42, 46, 51, 49, 45, 50
 """General MIDI percussion keys."""
 

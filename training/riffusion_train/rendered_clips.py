@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_train.captions import Part, caption
+from riffusion_train.captions import UNTUNED_FEELS, Part, caption
 from riffusion_train.catalogue import (
     BEATS_PER_CLIP,
     HELD_OUT_MANNERS,
@@ -25,7 +25,7 @@ from riffusion_train.catalogue import (
     MANNERS,
     Instrument,
 )
-from riffusion_train.phrases import Note, Setting, compose, draw_setting
+from riffusion_train.phrases import SWINGING_FEELS, Note, Setting, compose, draw_setting
 from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra, typewriter
 
 COLUMNS = 512
@@ -47,6 +47,17 @@ class ClipFacts:
     """What each player plays, in the order of ``labels``."""
     manners: tuple[str, ...]
     """In which manner, a word of ``catalogue.MANNERS``, or "" for the instrument's own."""
+
+    @property
+    def swings(self) -> bool | None:
+        """Whether anybody's off-beats are late, None if nobody plays notes."""
+        players = {each.label: each for each in INSTRUMENTS}
+        feels = [
+            MANNERS[manner].feel if manner else players[label].feel
+            for label, manner in zip(self.labels, self.manners, strict=True)
+        ]
+        tuned = [feel for feel in feels if feel not in UNTUNED_FEELS]
+        return any(feel in SWINGING_FEELS for feel in tuned) if tuned else None
 
 
 def reworded(rng: np.random.Generator, facts: ClipFacts) -> ClipFacts:
