@@ -318,18 +318,22 @@ class Stream:
         gains = self._leveller.bar_gains_db([bars[0][:, joint:], *bars[1:]])
         # Image to image walks a share of the steps planned: learn what a planned one costs.
         pace.drew(planned, (denoised - began) * done.steps / done.step, pace.now() - denoised, quick)
-        taken = done.step if cut else planned
-        return _Clip(first_bar, tuple(bars), tuple(joiners), pixels, gains, done.step, self._note(taken))
+        note = self._note(done.step if cut else planned, f" of {done.steps} evaluations" if cut else "")
+        return _Clip(first_bar, tuple(bars), tuple(joiners), pixels, gains, done.step, note)
 
     def _mel(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         from riffusion_rt.picture_sound import mel_of_pixels
 
         return mel_of_pixels(pixels, self._params)
 
-    def _note(self, taken: int) -> str:
-        """Said once when the steps change, not at every clip."""
+    def _note(self, taken: int, of_them: str) -> str:
+        """Said once when the steps change, not at every clip; ``of_them`` where a clip was cut short.
+
+        Samplers that evaluate the network oftener than once a step may be cut after as many evaluations as steps.
+        """
         wanted = self._pace.wanted_steps
-        said = f"this machine is too slow for {wanted} steps: {taken}" if taken < wanted else ""
+        slower = of_them or taken < wanted
+        said = f"this machine is too slow for {wanted} steps: {taken}{of_them}" if slower else ""
         changed, self._last_note = said != self._last_note, said
         return (said or f"back to {wanted} steps") if changed else ""
 

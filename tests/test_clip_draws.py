@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -23,15 +25,18 @@ from riffusion_train.catalogue import (
 )
 from riffusion_train.clip_draws import SHARES, ClipDraws, roll_by_beats
 from riffusion_train.duos import draw_pair, mix_duos, mixed_picture
-from riffusion_train.phrases import Setting
+from riffusion_train.phrases import Note, Setting
 from riffusion_train.rendered_clips import (
+    MANNERS_FOLDER,
     ClipFacts,
     draw_part,
     notes_of,
     open_pictures,
     read_facts,
+    render_manner,
     reworded,
 )
+from riffusion_train.rendering import Orchestra
 
 SETTING = Setting(beats=8, key=0, mode="major", progression=(0, 3))
 
@@ -114,6 +119,43 @@ def test_a_manner_is_played_with_its_own_feel() -> None:
     assert starts("") == {0.0, 0.5}
     assert starts("jazzy") == {0.0, 0.667}
     assert starts("funky") == {0.0, 0.25, 0.5, 0.75}
+
+
+class Beeper:
+    """Plays a burst of noise for every note."""
+
+    def play(self, parts: list[tuple[bool, int, list[Note]]], beats: int, samples: int) -> np.ndarray:
+        sound = np.zeros(samples, np.float32)
+        for _, _, notes in parts:
+            for note in notes:
+                first = int(note.start / beats * samples) % samples
+                sound[first : first + 2_000] = np.random.default_rng(note.pitch).normal(0, 0.1)
+        return sound
+
+
+def test_the_versatile_are_heard_in_all_their_manners_alike_and_in_none_that_is_held_out() -> None:
+    told = [render_manner(cast(Orchestra, Beeper()), 0, index)[1] for index in range(240)]
+    assert all(len(each.labels) == 1 for each in told)
+    heard = Counter((each.labels[0], each.manners[0]) for each in told)
+    players = Counter(each.labels[0] for each in told)
+    assert set(players) == {each.label for each in INSTRUMENTS if each.manners}
+    assert len(set(players.values())) == 1
+    assert set(heard).isdisjoint(HELD_OUT_MANNERS)
+    assert {manner for label, manner in heard if label == "flute"} == {"", "funky", "bluesy"}
+    assert render_manner(cast(Orchestra, Beeper()), 0, 7)[1] == told[7]
+
+
+def test_clips_of_every_folder_of_a_run_are_drawn(run: Path) -> None:
+    (run / MANNERS_FOLDER).mkdir()
+    jazzy = ClipFacts("", ("synth",), 8, "minor", ("melody",), ("jazzy",))
+    write_facts(run / MANNERS_FOLDER, [jazzy])
+    np.save(run / "manner_latents.npy", np.full((1, 1, 8, 8), 99, np.float16))
+    draws = ClipDraws.of_run(run)
+    assert len(draws.facts) == len(draws.latents) == len(INSTRUMENTS) + 1
+    drawn = draws.draw(np.random.default_rng(0), 64)
+    of_it = drawn.latents[:, 0, 0, 0] == 99
+    assert of_it.any() and not of_it.all()
+    assert [each.manners == ("jazzy",) for each in drawn.facts] == of_it.tolist()
 
 
 def test_a_clip_swings_if_anybody_does_and_drums_alone_do_neither() -> None:

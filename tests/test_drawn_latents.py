@@ -11,13 +11,20 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from riffusion_engine.errors import RiffusionError
-from riffusion_train.clip_draws import ClipDraws
+from riffusion_train.clip_draws import ClipDraws, cached_latents
 from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
-from riffusion_train.drawn_latents import FILE, draw_latents
+from riffusion_train.drawn_latents import (
+    FILE,
+    STRENGTHS,
+    DrawSettings,
+    RedrawnLatents,
+    draw_latents,
+    redraw_latents,
+)
 
 
 def test_they_are_what_diffusers_draws(trained_run: Path) -> None:
-    *_, done = draw_latents(trained_run, 3, sampler="dpm++2m-karras", steps=4, guidance=3.0, seed=5)
+    *_, done = draw_latents(trained_run, 3, DrawSettings("dpm++2m-karras", 4, 3.0), seed=5)
     drawn = np.load(trained_run / FILE)
     assert done == len(drawn) == 3
     captions = ClipDraws.of_run(trained_run).draw(np.random.default_rng(5), 3).captions
@@ -39,11 +46,7 @@ def test_they_are_what_diffusers_draws(trained_run: Path) -> None:
 
 def test_the_seed_draws_them(trained_run: Path) -> None:
     def drawn(seed: int, guidance: float) -> np.ndarray:
-        list(
-            draw_latents(
-                trained_run, 9, sampler="dpm++2m-karras-restart", steps=2, guidance=guidance, seed=seed
-            )
-        )
+        list(draw_latents(trained_run, 9, DrawSettings("dpm++2m-karras-restart", 2, guidance), seed=seed))
         return np.load(trained_run / FILE)
 
     first = drawn(1, 2.0)
@@ -54,6 +57,26 @@ def test_the_seed_draws_them(trained_run: Path) -> None:
 
 
 def test_without_a_unet_the_next_command_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RiffusionError, match="no UNet") as refusal:
-        list(draw_latents(tmp_path, 1, sampler="ddim", steps=1, guidance=1.0))
-    assert "denoiser" in refusal.value.hint
+    for draw in (draw_latents, redraw_latents):
+        with pytest.raises(RiffusionError, match="no UNet") as refusal:
+            list(draw(tmp_path, 1, DrawSettings("ddim", 1, 1.0)))
+        assert "denoiser" in refusal.value.hint
+
+
+def test_redrawn_ones_are_nearer_to_their_clips_than_to_others_the_more_the_less_was_drawn(
+    trained_run: Path,
+) -> None:
+    assert RedrawnLatents.of_run(trained_run) is None
+    *_, done = redraw_latents(trained_run, 24, DrawSettings("dpm++2m-karras", 8, 1.0), seed=3)
+    redrawn = RedrawnLatents.of_run(trained_run)
+    assert redrawn is not None
+    assert done == len(redrawn.latents) == len(redrawn.folders) == len(redrawn.indices) == 24
+    real = np.stack(
+        [
+            cached_latents(trained_run, name)[i]
+            for name, i in zip(redrawn.folders, redrawn.indices, strict=True)
+        ]
+    ).astype(np.float32)
+    errors = np.square(redrawn.latents - real).mean(axis=(1, 2, 3)).reshape(len(STRENGTHS), 8).mean(axis=1)
+    assert (np.diff(errors) > 0).all()
+    assert errors[0] < np.square(redrawn.latents - real[::-1]).mean()

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from riffusion_rt import Riffusion
 from riffusion_train.__main__ import main
-from riffusion_train.rendered_clips import read_facts
+from riffusion_train.rendered_clips import MANNERS_FOLDER, read_facts
 from riffusion_train.rendering import DEBIAN_SOUNDFONT
 
 pytest.importorskip("fluidsynth", reason="FluidSynth is not here: apt-get install libfluidsynth3")
@@ -24,10 +24,12 @@ def test_everything_is_one_command(tmp_path: Path) -> None:
     from riffusion_export.bundle import export_bundle
 
     run, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
-    asked = ["everything", "--run", str(run), "-o", str(checkpoint), "--count=48", "--duos=4", "--steps=2"]
+    asked = ["everything", "--run", str(run), "-o", str(checkpoint), "--count=48", "--mannered=12"]
+    asked += ["--duos=4", "--steps=2"]
     done = CliRunner().invoke(main, asked, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert len(read_facts(run / "clips")) == 48
+    assert len(read_facts(run / MANNERS_FOLDER)) == 12
     assert len(read_facts(run / "duos")) == 4
     list(export_bundle(checkpoint, tmp_path / "bundle"))
     with Riffusion(tmp_path / "bundle") as riffusion:

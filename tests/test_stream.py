@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -178,6 +179,22 @@ def test_a_slow_machine_takes_fewer_steps_and_is_not_late(riffusion: Riffusion) 
     assert any("too slow for 20 steps" in block.note for block in slow)
     assert recovered[-1].steps == 20
     assert any(block.note == "back to 20 steps" for block in recovered)
+
+
+def test_a_clip_cut_before_its_last_evaluation_says_so(
+    riffusion: Riffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = StreamRequest("bells", sampler="dpm++2m-karras-restart", steps=8)
+    stream = Stream(riffusion.model, request, clock=SlowMachine())
+    whole = list(islice(stream, 2))
+    assert not any(block.note for block in whole)
+    asked = itertools.count(1)
+    monkeypatch.setattr(stream._pace, "must_stop", lambda *_: next(asked) == 8)
+    cut = list(islice(stream, 4))
+    assert [block.note for block in cut if block.note] == [
+        "this machine is too slow for 8 steps: 8 of 9 evaluations",
+        "back to 8 steps",
+    ]
 
 
 def test_phases_are_quick_only_when_steps_run_short() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ RUN = click.option(
     help="Folder of the run.",
 )
 
-CLIPS, DUOS = 6_000, 2_200
+CLIPS, MANNERED, DUOS = 6_000, 4_800, 2_200
 """The data set that riffusion-mini learns from."""
-DRAWN = 800
-"""Clips of its own that its decoder learns from."""
+DRAWN, REDRAWN = 800, 1_200
+"""Clips of its own that its decoder learns from: drawn from noise, and from clips of the data set."""
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -31,20 +33,29 @@ def main() -> None:
 @main.command()
 @RUN
 @click.option("--count", default=CLIPS, show_default=True, help="Clips to render.")
-@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of them.")
+@click.option(
+    "--mannered", default=MANNERED, show_default=True, help="Clips of those who play in many manners."
+)
+@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of the first.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--soundfont", type=click.Path(path_type=Path), default=None, help="An .sf2 or .sf3 file.")
-def render(run: Path, count: int, duos: int, seed: int, processes: int, soundfont: Path | None) -> None:
+def render(
+    run: Path, count: int, mannered: int, duos: int, seed: int, processes: int, soundfont: Path | None
+) -> None:
     """Make the data set: captioned clips of openly licensed instruments, and duos mixed of them."""
     from riffusion_train.duos import mix_duos
-    from riffusion_train.rendered_clips import render_dataset
+    from riffusion_train.rendered_clips import MANNERS_FOLDER, render_dataset
     from riffusion_train.rendering import DEBIAN_SOUNDFONT
 
-    rendered = render_dataset(
-        run / "clips", count, seed=seed, soundfont=soundfont or DEBIAN_SOUNDFONT, processes=processes
+    rendering = partial(
+        render_dataset, seed=seed, soundfont=soundfont or DEBIAN_SOUNDFONT, processes=processes
     )
-    for total, steps in ((count, rendered), (duos, mix_duos(run, duos, seed=seed))):
+    for total, steps in (
+        (count, rendering(run / "clips", count)),
+        (mannered, rendering(run / MANNERS_FOLDER, mannered, manners=True)),
+        (duos, mix_duos(run, duos, seed=seed)),
+    ):
         with tqdm(total=total, unit="clip") as bar:
             for done in steps:
                 bar.update(done - bar.n)
@@ -108,16 +119,21 @@ def soup(run: Path, share: float, denoiser_batches: int, bundle: Path) -> None:
 
 @main.command()
 @RUN
-@click.option("--count", default=DRAWN, show_default=True, help="Clips to draw.")
-def draw(run: Path, count: int) -> None:
+@click.option("--count", default=DRAWN, show_default=True, help="Clips to draw from noise.")
+@click.option("--redrawn", default=REDRAWN, show_default=True, help="Clips of the data set to draw again.")
+def draw(run: Path, count: int, redrawn: int) -> None:
     """Draw clips' latents with the trained UNet, for the decoder to learn from."""
-    from riffusion_train.drawn_latents import draw_latents
+    from riffusion_train.drawn_latents import DrawSettings, draw_latents, redraw_latents
     from riffusion_train.mini import SHIPPED_SETTINGS
 
-    shipped = {name: SHIPPED_SETTINGS[name] for name in ("sampler", "steps", "guidance")}
-    with tqdm(total=count, unit="clip", mininterval=5) as bar:
-        for done in draw_latents(run, count, **shipped):  # type: ignore[arg-type]
-            bar.update(done - bar.n)
+    shipped = DrawSettings(**{field.name: SHIPPED_SETTINGS[field.name] for field in fields(DrawSettings)})  # type: ignore[arg-type]
+    for total, steps in (
+        (count, draw_latents(run, count, shipped)),
+        (redrawn, redraw_latents(run, redrawn, shipped)),
+    ):
+        with tqdm(total=total, unit="clip", mininterval=5) as bar:
+            for done in steps:
+                bar.update(done - bar.n)
 
 
 @main.command()
@@ -162,17 +178,23 @@ def assemble(run: Path, few: bool, output: Path) -> None:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint."
 )
 @click.option("--count", default=CLIPS, show_default=True, help="Clips to render.")
-@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of them.")
+@click.option(
+    "--mannered", default=MANNERED, show_default=True, help="Clips of those who play in many manners."
+)
+@click.option("--duos", default=DUOS, show_default=True, help="Duos to mix of the first.")
 @click.option("--steps", type=int, help="Batches to train each network with, instead of its time.")
 @click.pass_context
 def everything(
-    context: click.Context, run: Path, output: Path, count: int, duos: int, steps: int | None
+    context: click.Context, run: Path, output: Path, count: int, mannered: int, duos: int, steps: int | None
 ) -> None:
     """All of it, from the data set to the checkpoint: some four hours of two cores."""
-    context.invoke(render, run=run, count=count, duos=duos)
+    context.invoke(render, run=run, count=count, mannered=mannered, duos=duos)
     context.invoke(autoencoder, run=run, steps=steps)
     context.invoke(denoiser, run=run, steps=steps)
-    context.invoke(draw, run=run, count=DRAWN if steps is None else min(DRAWN, 2 * steps))
+    drawn = {"count": DRAWN, "redrawn": REDRAWN}
+    context.invoke(
+        draw, run=run, **(drawn if steps is None else {k: min(n, 2 * steps) for k, n in drawn.items()})
+    )
     context.invoke(decoder, run=run, steps=steps)
     context.invoke(assemble, run=run, output=output)
 

@@ -92,6 +92,14 @@ def restoring_loss(restored: Tensor, real: Tensor) -> Tensor:
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges.abs().mean()
 
 
+def onset_loss(restored: Tensor, real: Tensor, groups: int = 32) -> Tensor:
+    """How far spectral flux (rises of loudness, the mean over each of ``groups`` bands) is from that of real pictures.
+
+    Flux is where listeners and beat trackers find onsets; a soft attack is a small error of a picture, but all of it.
+    """
+    return (_flux(restored, groups) - _flux(real, groups)).abs().mean()
+
+
 def decibels(restored: Tensor, real: Tensor) -> float:
     """Peak signal-to-noise ratio of decoded pictures in ±1, in dB."""
     return 10 * math.log10(4 / float((restored - real).square().mean()))
@@ -137,6 +145,13 @@ def _strips(
     starts = rng.integers(pictures.shape[2], size=recipe.batch)
     columns = (starts[:, None] + np.arange(recipe.strip_columns)) % pictures.shape[2]
     return np.stack([pictures[c][:, k] for c, k in zip(chosen, columns, strict=True)])
+
+
+def _flux(pictures: Tensor, groups: int) -> Tensor:
+    """Rises of loudness (dark is loud) from column to column (n, groups, columns - 1) of pictures in ±1."""
+    grey = pictures.mean(dim=1)
+    rises = (grey[..., :-1] - grey[..., 1:]).clamp(min=0)
+    return rises.unflatten(1, (groups, -1)).mean(dim=2)
 
 
 def _edges(picture: Tensor) -> Tensor:

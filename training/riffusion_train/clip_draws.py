@@ -20,12 +20,12 @@ from riffusion_train import duos
 from riffusion_train.autoencoder import encode_pictures
 from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.cpu_group_norm import quicken_group_norms
-from riffusion_train.rendered_clips import ClipFacts, open_pictures, read_facts, reworded
+from riffusion_train.rendered_clips import MANNERS_FOLDER, ClipFacts, open_pictures, read_facts, reworded
 
-SHARES = {"solo": 0.4, "solo in another manner": 0.3, "duo": 0.3}
+SHARES = {"solo": 0.42, "solo in another manner": 0.28, "duo": 0.3}
 """How often each kind of clip is drawn."""
 
-LATENTS = {"clips": "latents.npy", duos.FOLDER: "duo_latents.npy"}
+LATENTS = {"clips": "latents.npy", MANNERS_FOLDER: "manner_latents.npy", duos.FOLDER: "duo_latents.npy"}
 """A data set's folder in the run, and the file that keeps its latents."""
 
 
@@ -38,7 +38,7 @@ class ClipDraws:
 
     @classmethod
     def of_run(cls, run: Path) -> ClipDraws:
-        """Of the run's rendered clips and of its duos, if it has any; without the pairs that are held out."""
+        """Of the run's clips, in all folders that it has; without the pairs that are held out."""
         folders = folders_of_clips(run)
         facts = [each for name in folders for each in read_facts(run / name)]
         latents = np.concatenate([cached_latents(run, name) for name in folders])
@@ -124,7 +124,7 @@ def _kind(facts: ClipFacts) -> tuple[str, ...]:
 
 
 def folders_of_clips(run: Path) -> list[str]:
-    """Names of the folders in ``run`` that hold clips: the rendered ones, and its duos if it has any."""
+    """Names of the folders in ``run`` that hold clips: the rendered ones, and others if it has any."""
     return [name for name in LATENTS if (run / name / "clips.jsonl").exists()]
 
 

@@ -5,8 +5,12 @@ smooth: attacks smear and textures vanish. A critic that tells strips of real pi
 discriminator, arXiv 1611.07004, with the hinge loss of arXiv 1705.02894) asks for one of the pictures that could have
 been instead. How much it counts follows from gradients at the last layer, as in arXiv 2012.09841.
 
-Latents that a UNet drew are smoother than encoded ones. Where the run has some (``drawn_latents``), half of each batch
-is of them: there is no picture that they should become, so the critic alone says whether they look real.
+A critic that only asks for texture gets it everywhere, also where a soft attack should stand out: without a loss for
+onsets, a flute that swings was one only in its latents. So spectral flux has to be that of the picture, too.
+
+Latents that a UNet drew are smoother than encoded ones. Where the run has some (``drawn_latents``), a quarter of each
+batch is of them: there is no picture that they should become, so the critic alone says whether they look real. Another
+quarter is redrawn from a real clip, if the run has such: as smooth, but its picture is known, and so are its onsets.
 """
 
 from __future__ import annotations
@@ -22,10 +26,11 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riffusion_train.autoencoder import decibels, restoring_loss, to_model_range
+from riffusion_train.autoencoder import decibels, onset_loss, restoring_loss, to_model_range
 from riffusion_train.clip_draws import cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
 from riffusion_train.drawn_latents import FILE as DRAWN
+from riffusion_train.drawn_latents import RedrawnLatents
 from riffusion_train.rendered_clips import open_pictures, read_facts
 from riffusion_train.running_average import follow
 from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
@@ -38,13 +43,15 @@ class DecoderRecipe:
     minutes: float = 12.0
     steps: int | None = None
     batch: int = 8
-    """Strips, where the run has drawn latents half of them of those."""
+    """Strips: where the run has drawn latents a quarter of them of those, and a quarter where it has redrawn ones."""
     strip_columns: int = 8
     """Width of a strip, in columns of latents."""
     learning_rate: float = 3e-4
     critic_learning_rate: float = 4e-4
     critic_weight: float = 0.5
     """Of the critic's gradient at the last layer, beside the other's."""
+    onset_weight: float = 4.0
+    """How much it counts when things begin: texture that the critic asks for hides soft attacks."""
     alone: int = 50
     """Batches that the critic learns from before the decoder listens to it."""
     most_noise: float = 0.2
@@ -84,18 +91,19 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         annealed = warm_cosine(loop.step, done, warm_steps=50)
         set_rate(optimizer, recipe.learning_rate * annealed)
         set_rate(of_critic, recipe.critic_learning_rate * annealed)
-        latents, real = strips.draw(rng)
-        drawn = strips.drawn(rng, recipe.batch // 2)
+        drawn = strips.drawn(rng, recipe.batch // 4)
         paired = recipe.batch - len(drawn)
+        latents, real = strips.draw(rng, paired, recipe.batch // 4)
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = model.decode(torch.cat([latents[:paired], drawn])).sample.float()
+            decoded = model.decode(torch.cat([latents, drawn])).sample.float()
             of_real, of_decoded = critic(_grey(real)).float(), critic(_grey(decoded).detach()).float()
         of_critic.zero_grad(set_to_none=True)
         fooled = (1 - of_real).clamp(min=0).mean() + (1 + of_decoded).clamp(min=0).mean()
         fooled.backward()
         of_critic.step()
 
-        loss = restoring_loss(decoded[:paired], real[:paired])
+        loss = restoring_loss(decoded[:paired], real)
+        loss = loss + recipe.onset_weight * onset_loss(decoded[:paired], real)
         if loop.step >= recipe.alone:
             with torch.autocast("cpu", torch.bfloat16):
                 wished = -critic(_grey(decoded)).float().mean()
@@ -108,7 +116,7 @@ def train_decoder(run: Path, recipe: DecoderRecipe = DecoderRecipe()) -> Iterato
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimizer.step()
         follow(average, learning, min(recipe.ema_decay, (2 + loop.step) / (11 + loop.step)))
-        return float(loss.detach()), decibels(decoded[:paired].detach(), real[:paired])
+        return float(loss.detach()), decibels(decoded[:paired].detach(), real)
 
     def leave() -> None:
         whole = copy.deepcopy(model).float().eval()
@@ -132,30 +140,43 @@ def build_critic(width: int = 24) -> nn.Sequential:
 
 
 class _Strips:
-    """Strips of a run's clips and duos: latents, and the pictures that they were made of; and drawn latents, if any."""
+    """Strips of a run's clips: latents, encoded or redrawn, and the pictures that they are of; and drawn latents."""
 
     def __init__(self, run: Path, recipe: DecoderRecipe) -> None:
         folders = folders_of_clips(run)
         self._recipe = recipe
-        self._latents = [cached_latents(run, name) for name in folders]
-        self._pictures = [open_pictures(run / name)[: len(read_facts(run / name))] for name in folders]
-        counts = [len(each) for each in self._latents]
-        self._drawn = np.load(run / DRAWN) if (run / DRAWN).exists() else self._latents[0][:0]
-        self._places = [(folder, index) for folder, count in enumerate(counts) for index in range(count)]
+        latents = [cached_latents(run, name) for name in folders]
+        pictures = {name: open_pictures(run / name)[: len(read_facts(run / name))] for name in folders}
+        self._encoded = [
+            (each, pictures[name][index])
+            for name, of_folder in zip(folders, latents, strict=True)
+            for index, each in enumerate(of_folder)
+        ]
+        redrawn = RedrawnLatents.of_run(run)
+        self._redrawn = redrawn and [
+            (each, pictures[name][index])
+            for each, name, index in zip(redrawn.latents, redrawn.folders, redrawn.indices, strict=True)
+        ]
+        self._drawn = np.load(run / DRAWN) if (run / DRAWN).exists() else latents[0][:0]
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Disturbed latents float32 (batch, c, h, w), and pictures float32 (batch, 3, bands, columns) in ±1."""
+    def draw(self, rng: np.random.Generator, count: int, redrawn: int) -> tuple[Tensor, Tensor]:
+        """Latents float32 (count, c, h, w), and pictures float32 (count, 3, bands, columns) in ±1.
+
+        The last ``redrawn`` of them are that, where the run has such; the others are encoded, and disturbed.
+        """
         latents: list[NDArray[np.floating]] = []
         pictures: list[NDArray[np.uint8]] = []
-        for which in rng.integers(len(self._places), size=self._recipe.batch):
-            folder, index = self._places[which]
-            latent, picture = self._latents[folder][index], self._pictures[folder][index]
+        encoded = count - (redrawn if self._redrawn else 0)
+        for turn in range(count):
+            among = self._encoded if turn < encoded or not self._redrawn else self._redrawn
+            latent, picture = among[int(rng.integers(len(among)))]
             factor = picture.shape[-1] // latent.shape[-1]
             columns = self._columns(rng, latent.shape[-1])
             latents.append(latent[..., columns])
             pictures.append(picture[:, (columns[:, None] * factor + np.arange(factor)).ravel()])
         clean = torch.from_numpy(np.stack(latents)).float()
-        noise = self._recipe.most_noise * torch.rand(len(clean), 1, 1, 1) * torch.randn_like(clean)
+        noise = self._recipe.most_noise * torch.rand(count, 1, 1, 1) * torch.randn_like(clean)
+        noise[encoded:] = 0
         return clean + noise, to_model_range(np.stack(pictures))
 
     def drawn(self, rng: np.random.Generator, count: int) -> Tensor:

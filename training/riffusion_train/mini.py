@@ -26,7 +26,7 @@ from riffusion_train.checkpointing import load_state
 from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
 from riffusion_train.few_steps import FOLDER, FewStepsRecipe
 from riffusion_train.model_soup import Soup
-from riffusion_train.rendered_clips import read_facts
+from riffusion_train.rendered_clips import MANNERS_FOLDER, read_facts
 
 SHIPPED_SETTINGS = {"sampler": "dpm++2m-karras-restart", "steps": 8, "guidance": 2.75, "strength": 0.75}
 """What the model is run with when a request does not say otherwise."""
@@ -114,7 +114,9 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
     """
     facts = read_facts(run / "clips")
     solos = sum(len(f.labels) == 1 for f in facts)
-    mixed = len(read_facts(run / duos.FOLDER)) if (run / duos.FOLDER).is_dir() else 0
+    mixed, mannered = (
+        len(read_facts(run / name)) if (run / name).is_dir() else 0 for name in (duos.FOLDER, MANNERS_FOLDER)
+    )
     steps = {
         part: int(load_state(run / f"{part}.pt").get("step", 0))
         for part in ("autoencoder", "decoder", "denoiser")
@@ -148,7 +150,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | | |
 |---|---|
 | knows | {instruments}; words for tempo, mood, manner and pattern |
-| data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos) and {mixed:,} duos mixed of them; all notes and captions generated |
+| data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos), {mannered:,} more of those who play in many manners, and {mixed:,} duos mixed of the first; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns, then its decoder alone {steps["decoder"]:,} |
 | UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together{mixed_in} |

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from riffusion_train.phrases import SWINGING_FEELS, Note, Setting, compose, draw
 from riffusion_train.rendering import DEBIAN_SOUNDFONT, Orchestra, typewriter
 
 COLUMNS = 512
+MANNERS_FOLDER = "manners"
+"""Where a run keeps the clips of ``render_manner``, beside its others."""
 DUO_SHARE = 0.15
 """Share of clips with two players."""
 MANNER_SHARE = 0.35
@@ -78,15 +81,30 @@ def render_clip(
     ``label`` fixes the (only) instrument instead of drawing it.
     """
     rng = np.random.default_rng([seed, index])
-    beats = draw_beats(rng)
-    setting = draw_setting(rng, beats)
+    setting = draw_setting(rng, draw_beats(rng))
     chosen = [i for i in INSTRUMENTS if i.label == label] if label else list(_draw_players(rng))
-    parts = tuple(draw_part(rng, player) for player in chosen)
+    return _clip(orchestra, rng, tuple(draw_part(rng, player) for player in chosen), setting)
+
+
+def render_manner(orchestra: Orchestra, seed: int, index: int) -> tuple[NDArray[np.float32], ClipFacts]:
+    """The same of a solo by one who plays in several manners: all such players alike often, and all their manners."""
+    rng = np.random.default_rng([seed, index, 1])
+    versatile = [player for player in INSTRUMENTS if learned_manners(player)]
+    player = versatile[index % len(versatile)]
+    setting = draw_setting(rng, draw_beats(rng))
+    manner = str(rng.choice(["", *learned_manners(player)]))
+    part = in_manner(player, manner) if manner else _own_part(rng, player)
+    return _clip(orchestra, rng, (part,), setting)
+
+
+def _clip(
+    orchestra: Orchestra, rng: np.random.Generator, parts: tuple[Part, ...], setting: Setting
+) -> tuple[NDArray[np.float32], ClipFacts]:
     sound = _play_together(orchestra, rng, parts, setting)
     facts = ClipFacts(
-        caption(rng, parts, beats, setting.mode),
+        caption(rng, parts, setting.beats, setting.mode),
         tuple(p.instrument.label for p in parts),
-        beats,
+        setting.beats,
         setting.mode,
         tuple(p.pattern for p in parts),
         tuple(p.manner for p in parts),
@@ -120,11 +138,20 @@ def _play_together(
 
 def draw_part(rng: np.random.Generator, player: Instrument) -> Part:
     """What a player plays: now and then in another manner than its own."""
-    learned = [word for word in player.manners if (player.label, word) not in HELD_OUT_MANNERS]
+    learned = learned_manners(player)
     if learned and rng.random() < MANNER_SHARE:
-        manner = str(rng.choice(learned))
-        return Part(player, MANNERS[manner].pattern, manner)
+        return in_manner(player, str(rng.choice(learned)))
     return _own_part(rng, player)
+
+
+def learned_manners(player: Instrument) -> list[str]:
+    """In which it is heard: all of its own but those that are held out."""
+    return [word for word in player.manners if (player.label, word) not in HELD_OUT_MANNERS]
+
+
+def in_manner(player: Instrument, manner: str) -> Part:
+    """What a player plays in ``manner``, a word of ``catalogue.MANNERS``."""
+    return Part(player, MANNERS[manner].pattern, manner)
 
 
 def _own_part(rng: np.random.Generator, player: Instrument) -> Part:
@@ -179,16 +206,25 @@ def _open_orchestra(soundfont: Path) -> None:
     _orchestra = Orchestra(soundfont)
 
 
-def _work(job: tuple[int, int]) -> tuple[int, NDArray[np.uint8], ClipFacts]:
+def _work(seed: int, index: int, manners: bool) -> tuple[int, NDArray[np.uint8], ClipFacts]:
     assert _orchestra is not None
-    sound, facts = render_clip(_orchestra, *job)
-    return job[1], picture_of(sound), facts
+    sound, facts = (render_manner if manners else render_clip)(_orchestra, seed, index)
+    return index, picture_of(sound), facts
 
 
 def render_dataset(
-    folder: Path, count: int, *, seed: int = 0, soundfont: Path = DEBIAN_SOUNDFONT, processes: int = 2
+    folder: Path,
+    count: int,
+    *,
+    seed: int = 0,
+    soundfont: Path = DEBIAN_SOUNDFONT,
+    processes: int = 2,
+    manners: bool = False,
 ) -> Iterator[int]:
-    """Render clips 0 … count-1 into ``folder``, yielding how many are done; what is already there is kept."""
+    """Render clips 0 … count-1 into ``folder``, yielding how many are done; what is already there is kept.
+
+    They are those of ``render_clip``, with ``manners`` those of ``render_manner``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     listing = folder / "clips.jsonl"
     done = len(listing.read_text().splitlines()) if listing.exists() else 0
@@ -197,7 +233,8 @@ def render_dataset(
         ProcessPoolExecutor(processes, initializer=_open_orchestra, initargs=(soundfont,)) as pool,
         listing.open("a") as lines,
     ):
-        for index, picture, facts in pool.map(_work, [(seed, i) for i in range(done, count)], chunksize=8):
+        work = partial(_work, seed, manners=manners)
+        for index, picture, facts in pool.map(work, range(done, count), chunksize=8):
             pictures[index] = picture
             lines.write(json.dumps({"index": index, **asdict(facts)}) + "\n")
             lines.flush()
