@@ -32,7 +32,7 @@ CODEC = {
     "phase_stft",
 }
 """What training and export may know of the runtime: how sound becomes a picture and back."""
-SAMPLING = {"noise_schedule", "sampler_table", "samplers"}
+SAMPLING = {"noise_schedule", "samplers"}
 """What training may know beyond that: how the runtime draws, for a decoder that learns from what is drawn."""
 GENERIC_NAMES = {"utils", "util", "helpers", "common", "base", "manager", "core", "misc"}
 

@@ -32,12 +32,16 @@ VOCABULARY = 1_200
 
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
-    "beta_end": 0.012,
+    "beta_end": 0.015785,
     "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": 1200,
     "prediction_type": "epsilon",
 }
-"""Stable Diffusion v1's, so that every one of its samplers works here too."""
+"""Stable Diffusion v1's, so that every one of its samplers works here too, with its line drawn on for 200 timesteps.
+
+At v1's last timestep 0.5 % of the power is still the clip's. Over all cells that is enough to tell who plays, how fast
+and how; a UNet learns to read it there, and finds nothing when it starts from noise alone (arXiv 2305.08891).
+"""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from riffusion_engine.errors import RiffusionError
 from riffusion_engine.whole_file import whole_file
 from riffusion_rt.noise_schedule import NoiseSchedule
-from riffusion_rt.sampler_table import SamplerTable
-from riffusion_rt.samplers import image_start, sampler_table
+from riffusion_rt.samplers import SamplerTable, image_start, sampler_table
 from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.clip_draws import ClipDraws, cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
