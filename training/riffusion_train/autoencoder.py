@@ -151,7 +151,7 @@ def _flux(pictures: Tensor, groups: int) -> Tensor:
     """Rises of loudness (dark is loud) from column to column (n, groups, columns - 1) of pictures in ±1."""
     grey = pictures.mean(dim=1)
     rises = (grey[..., :-1] - grey[..., 1:]).clamp(min=0)
-    return rises.unflatten(1, (groups, -1)).mean(dim=2)
+    return rises.reshape(len(rises), groups, -1, rises.shape[-1]).mean(dim=2)
 
 
 def _edges(picture: Tensor) -> Tensor:
