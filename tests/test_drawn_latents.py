@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from riffusion_engine.errors import RiffusionError
 from riffusion_train.clip_draws import ClipDraws, cached_latents
-from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
+from riffusion_train.denoiser import NOISE_SCHEDULE
 from riffusion_train.drawn_latents import (
     FILE,
     STRENGTHS,
@@ -21,6 +21,7 @@ from riffusion_train.drawn_latents import (
     draw_latents,
     redraw_latents,
 )
+from riffusion_train.token_ids import token_ids
 
 
 def test_they_are_what_diffusers_draws(trained_run: Path) -> None:

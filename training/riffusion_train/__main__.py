@@ -23,6 +23,7 @@ CLIPS, MANNERED, DUOS = 6_000, 4_800, 2_200
 """The data set that riffusion-mini learns from."""
 DRAWN, REDRAWN = 800, 1_200
 """Clips of its own that its decoder learns from: drawn from noise, and from clips of the data set."""
+EMPHASIS_BATCHES = 1_000
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -119,6 +120,20 @@ def soup(run: Path, share: float, denoiser_batches: int, bundle: Path) -> None:
 
 @main.command()
 @RUN
+@click.option("--manner", default="jazzy", show_default=True, help="Its word.")
+@click.option(
+    "--emphasis", default=1.5, show_default=True, help="How much further away from the other manners."
+)
+@click.option("--steps", default=EMPHASIS_BATCHES, show_default=True, help="Batches to teach it.")
+def emphasize(run: Path, manner: str, emphasis: float, steps: int) -> None:
+    """Teach the text encoder to say a manner louder, for players who were never heard in it."""
+    from riffusion_train.manner_emphasis import EmphasisRecipe, emphasize_manner
+
+    _show(emphasize_manner(run, EmphasisRecipe(manner, emphasis, batches=steps)), "error")
+
+
+@main.command()
+@RUN
 @click.option("--count", default=DRAWN, show_default=True, help="Clips to draw from noise.")
 @click.option("--redrawn", default=REDRAWN, show_default=True, help="Clips of the data set to draw again.")
 def draw(run: Path, count: int, redrawn: int) -> None:
@@ -191,6 +206,7 @@ def everything(
     context.invoke(render, run=run, count=count, mannered=mannered, duos=duos)
     context.invoke(autoencoder, run=run, steps=steps)
     context.invoke(denoiser, run=run, steps=steps)
+    context.invoke(emphasize, run=run, steps=steps or EMPHASIS_BATCHES)
     drawn = {"count": DRAWN, "redrawn": REDRAWN}
     context.invoke(
         draw, run=run, **(drawn if steps is None else {k: min(n, 2 * steps) for k, n in drawn.items()})

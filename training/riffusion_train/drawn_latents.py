@@ -24,8 +24,9 @@ from riffusion_rt.samplers import SamplerTable, image_start, sampler_table
 from riffusion_train.catalogue import HELD_OUT_PAIRS
 from riffusion_train.clip_draws import ClipDraws, cached_latents, folders_of_clips
 from riffusion_train.cpu_group_norm import quicken_group_norms
-from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
+from riffusion_train.denoiser import NOISE_SCHEDULE
 from riffusion_train.rendered_clips import read_facts, reworded
+from riffusion_train.token_ids import token_ids
 
 FILE, REDRAWN_FILE = "drawn_latents.npy", "redrawn_latents.npz"
 STRENGTHS = (0.5, 0.625, 0.75)

@@ -23,8 +23,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from riffusion_engine.errors import RiffusionError
 from riffusion_train.clip_draws import ClipDraws
 from riffusion_train.cpu_group_norm import quicken_group_norms
-from riffusion_train.denoiser import NOISE_SCHEDULE, token_ids
+from riffusion_train.denoiser import NOISE_SCHEDULE
 from riffusion_train.running_average import follow
+from riffusion_train.token_ids import token_ids
 from riffusion_train.training_loop import TrainingLoop, TrainingProgress, set_rate, warm_cosine
 
 FOLDER = "few_steps"

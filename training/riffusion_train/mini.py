@@ -25,6 +25,7 @@ from riffusion_train.catalogue import INSTRUMENTS
 from riffusion_train.checkpointing import load_state
 from riffusion_train.denoiser import NOISE_SCHEDULE, DenoiserRecipe
 from riffusion_train.few_steps import FOLDER, FewStepsRecipe
+from riffusion_train.manner_emphasis import MannerEmphasis
 from riffusion_train.model_soup import Soup
 from riffusion_train.rendered_clips import MANNERS_FOLDER, read_facts
 
@@ -129,12 +130,19 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
         if begun
         else ""
     )
-    stages = "render, begin, denoiser, soup, draw, decoder, assemble" if begun else "everything"
+    stages = "render, begin, denoiser, soup, emphasize, draw, decoder, assemble" if begun else "everything"
     instruments = ", ".join(i.label for i in INSTRUMENTS)
     soup = Soup.of_run(run)
     mixed_in = (
         f"; {soup.share:.0%} of the weights are those after the first {soup.denoiser_batches:,}"
         if soup
+        else ""
+    )
+    louder = MannerEmphasis.of_run(run)
+    emphasized = (
+        f", then the text encoder alone {louder.batches:,}, from captions of all players without their sound, to say "
+        f"{louder.manner} further away from other manners by {louder.emphasis:g}"
+        if louder
         else ""
     )
     settings = FEW_STEPS_SETTINGS if few_steps else SHIPPED_SETTINGS
@@ -153,7 +161,7 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos), {mannered:,} more of those who play in many manners, and {mixed:,} duos mixed of the first; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns, then its decoder alone {steps["decoder"]:,} |
-| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together{mixed_in} |
+| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together{mixed_in}{emphasized} |
 {consistency}| trained on | {hardware()} |
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
 | licence of the weights | CC0-1.0, see LICENSE |
