@@ -111,7 +111,7 @@ def prepare(run: Path, renders: int, duos: int, held_out: int) -> None:
 @click.option("--model", default="riffusion-mini", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seeds", default=8, show_default=True)
-@click.option("--first-seed", default=2000, show_default=True, help="Every clip of a prompt has its own.")
+@click.option("--first-seed", default=3000, show_default=True, help="Every clip of a prompt has its own.")
 @click.option("--batch", default=4, show_default=True, help="Clips denoised together.")
 @click.option("--steps", type=int)
 @click.option("--guidance", type=float)

@@ -15,8 +15,8 @@ from riffusion_train.begun import Begun, begin_with, begun_networks
 
 def test_a_run_begins_with_a_bundles_weights(tmp_path: Path) -> None:
     bundle = locate_model(DEFAULT_MODEL)
-    begun = begin_with(bundle, tmp_path / "run", 3, 7)
-    assert Begun.of_run(tmp_path / "run") == begun == Begun("riffusion-mini", 3, 7)
+    begun = begin_with(bundle, tmp_path / "run", 3, 7, 5)
+    assert Begun.of_run(tmp_path / "run") == begun == Begun("riffusion-mini", 3, 7, 5)
     assert Begun.of_run(tmp_path) is None
     unet, text_encoder = begun_networks(tmp_path / "run")
     stored = load_file(bundle / "unet" / "diffusion_pytorch_model.safetensors")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -12,10 +14,12 @@ from riffusion_engine.errors import RequestError, RiffusionError
 from riffusion_train.manner_emphasis import (
     EmphasisRecipe,
     MannerEmphasis,
+    _captions,
     apart_from_others,
     emphasize_manner,
     forget_emphasis,
 )
+from riffusion_train.rendered_clips import read_facts
 from riffusion_train.token_ids import token_ids
 
 CAPTIONS = ["jazzy marimba", "slow jazzy piano and flute", "a jazz piano tune"]
@@ -53,6 +57,16 @@ def test_apart_is_from_the_mean_of_the_others(trained_run: Path) -> None:
     others = [_states(encoder, tokenizer, [f"{m} piano"]) for m in ("funky", "bluesy", "classical")]
     wanted = _states(encoder, tokenizer, ["jazz piano"]) - torch.stack(others).mean(dim=0)
     torch.testing.assert_close(apart_from_others(encoder, tokenizer, ["jazz piano"], "jazzy"), wanted)
+
+
+def test_half_of_the_others_differ_in_the_manner_alone(trained_run: Path) -> None:
+    facts = read_facts(trained_run / "clips")
+    told, others = _captions(np.random.default_rng(0), facts, EmphasisRecipe("jazzy", captions=9))
+    assert len(told) == len(others) == 9
+    assert others[0] == ""
+    assert not any(re.search(r"\bjazzy?\b", caption) for caption in others)
+    for mine, theirs in zip(told, others[4:], strict=False):
+        assert re.fullmatch(re.sub(r"\bjazzy?\b", "(funky|bluesy|classical)", mine), theirs)
 
 
 @pytest.mark.parametrize(

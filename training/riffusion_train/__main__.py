@@ -23,7 +23,7 @@ CLIPS, MANNERED, DUOS = 6_000, 4_800, 2_200
 """The data set that riffusion-mini learns from."""
 DRAWN, REDRAWN = 800, 1_200
 """Clips of its own that its decoder learns from: drawn from noise, and from clips of the data set."""
-EMPHASIS_BATCHES = 1_000
+EMPHASIS_BATCHES = 1_800
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -81,12 +81,15 @@ def autoencoder(run: Path, minutes: float, steps: int | None) -> None:
     "--autoencoder-batches", type=int, required=True, help="That it had learned from, for the card."
 )
 @click.option("--denoiser-batches", type=int, required=True, help="The same.")
+@click.option("--decoder-batches", default=0, show_default=True, help="The same, of the decoder alone.")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def begin(run: Path, autoencoder_batches: int, denoiser_batches: int, bundle: Path) -> None:
+def begin(
+    run: Path, autoencoder_batches: int, denoiser_batches: int, decoder_batches: int, bundle: Path
+) -> None:
     """Begin a run with the weights of a BUNDLE's folder instead of none; its encoder stays as it is."""
     from riffusion_train.begun import begin_with
 
-    begun = begin_with(bundle, run, autoencoder_batches, denoiser_batches)
+    begun = begin_with(bundle, run, autoencoder_batches, denoiser_batches, decoder_batches)
     click.echo(f"{run} begins with {begun.model} of {denoiser_batches:,} batches")
 
 
@@ -122,7 +125,7 @@ def soup(run: Path, share: float, denoiser_batches: int, bundle: Path) -> None:
 @RUN
 @click.option("--manner", default="jazzy", show_default=True, help="Its word.")
 @click.option(
-    "--emphasis", default=1.5, show_default=True, help="How much further away from the other manners."
+    "--emphasis", default=2.0, show_default=True, help="How much further away from the other manners."
 )
 @click.option("--steps", default=EMPHASIS_BATCHES, show_default=True, help="Batches to teach it.")
 def emphasize(run: Path, manner: str, emphasis: float, steps: int) -> None:

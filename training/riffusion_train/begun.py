@@ -28,6 +28,7 @@ class Begun:
     model: str
     autoencoder_batches: int
     denoiser_batches: int
+    decoder_batches: int = 0
 
     @classmethod
     def of_run(cls, run: Path) -> Begun | None:
@@ -36,7 +37,9 @@ class Begun:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def begin_with(bundle: Path, run: Path, autoencoder_batches: int, denoiser_batches: int) -> Begun:
+def begin_with(
+    bundle: Path, run: Path, autoencoder_batches: int, denoiser_batches: int, decoder_batches: int = 0
+) -> Begun:
     """Put the networks and the tokenizer of ``bundle`` into ``run``, whose denoiser then trains on from them.
 
     Raises:
@@ -50,7 +53,7 @@ def begin_with(bundle: Path, run: Path, autoencoder_batches: int, denoiser_batch
         checkpoint_from_bundle(bundle, Path(scratch) / "checkpoint")
         for part in PARTS:
             shutil.move(Path(scratch) / "checkpoint" / part, run / part)
-    begun = Begun(bundle.name, autoencoder_batches, denoiser_batches)
+    begun = Begun(bundle.name, autoencoder_batches, denoiser_batches, decoder_batches)
     with whole_file(run / FILE) as file:
         file.write(json.dumps(asdict(begun), indent=2).encode())
     return begun

@@ -40,10 +40,10 @@ class EmphasisRecipe:
     """Which manner, by how much (0 is as before), and how long the encoder learns it."""
 
     manner: str = "jazzy"
-    emphasis: float = 1.5
-    batches: int = 1000
+    emphasis: float = 2.0
+    batches: int = 1800
     captions: int = 1536
-    """With the manner's word, and as many others."""
+    """With the manner's word; as many others, half of them the same in other manners."""
     batch: int = 16
     """Of each."""
     learning_rate: float = 5e-4
@@ -174,11 +174,12 @@ def _lessons(
 def _captions(
     rng: np.random.Generator, facts: list[ClipFacts], recipe: EmphasisRecipe
 ) -> tuple[list[str], list[str]]:
-    """Captions with a word of the manner, and as many without."""
+    """Captions with a word of the manner, and as many without: what differs in that word alone, and any others."""
     words = _words(recipe.manner)
     told: list[str] = []
     others: list[str] = [""]
-    while len(told) < recipe.captions or len(others) < recipe.captions:
+    half = recipe.captions // 2
+    while len(told) < recipe.captions or len(others) < half:
         clip = facts[int(rng.integers(len(facts)))]
         if len(told) < len(others):
             which = int(rng.integers(len(clip.manners)))
@@ -186,7 +187,9 @@ def _captions(
             clip = replace(clip, manners=manners)
         caption = reworded(rng, clip).caption
         (told if words.search(caption) else others).append(caption)
-    return told[: recipe.captions], others[: recipe.captions]
+    other = [manner for manner in MANNERS if manner != recipe.manner]
+    swapped = [words.sub(other[i % len(other)], told[i]) for i in range(recipe.captions - half)]
+    return told[: recipe.captions], [*others[:half], *swapped]
 
 
 def _by_parts(states: Callable[[list[str]], Tensor], captions: list[str]) -> Tensor:

@@ -125,11 +125,11 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
     begun = Begun.of_run(run)
     if begun:
         steps["autoencoder"] += begun.autoencoder_batches
+        steps["decoder"] += begun.decoder_batches
     before = (
-        f"{begun.denoiser_batches:,} batches in earlier runs of this recipe ({begun.model}), then "
-        if begun
-        else ""
+        f"{begun.denoiser_batches:,} batches in earlier runs of this recipe ({begun.model})" if begun else ""
     )
+    now = f"{steps['denoiser']:,}{'' if begun else ' batches'}" if steps["denoiser"] or not begun else ""
     stages = "render, begin, denoiser, soup, emphasize, draw, decoder, assemble" if begun else "everything"
     instruments = ", ".join(i.label for i in INSTRUMENTS)
     soup = Soup.of_run(run)
@@ -138,6 +138,7 @@ def model_card(run: Path, *, few_steps: bool = False, figures: Mapping[str, Any]
         if soup
         else ""
     )
+    more = f"{mannered:,} more of those who play in many manners, " if mannered else ""
     louder = MannerEmphasis.of_run(run)
     emphasized = (
         f", then the text encoder alone {louder.batches:,}, from captions of all players without their sound, to say "
@@ -158,10 +159,10 @@ scratch so that riffusion-rt makes music without a download. Clips last 5.12 s a
 | | |
 |---|---|
 | knows | {instruments}; words for tempo, mood, manner and pattern |
-| data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos), {mannered:,} more of those who play in many manners, and {mixed:,} duos mixed of the first; all notes and captions generated |
+| data | {len(facts):,} rendered clips ({solos:,} solos, {len(facts) - solos:,} duos), {more}and {mixed:,} duos mixed of the first; all notes and captions generated |
 | sound sources | MuseScore General Lite soundfont (MIT); a synthesized typewriter |
 | autoencoder | {steps["autoencoder"]:,} batches of {AutoencoderRecipe().batch} strips of {AutoencoderRecipe().strip_columns} columns, then its decoder alone {steps["decoder"]:,} |
-| UNet and text encoder | {before}{steps["denoiser"]:,} batches of {DenoiserRecipe().batch} latents, trained together{mixed_in}{emphasized} |
+| UNet and text encoder | {", then ".join(filter(None, (before, now)))} of {DenoiserRecipe().batch} latents, trained together{mixed_in}{emphasized} |
 {consistency}| trained on | {hardware()} |
 | shipped settings | {settings["sampler"]}, {settings["steps"]} steps, guidance {settings["guidance"]} |
 | licence of the weights | CC0-1.0, see LICENSE |
