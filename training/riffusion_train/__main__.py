@@ -23,7 +23,7 @@ CLIPS, MANNERED, DUOS = 6_000, 4_800, 2_200
 """The data set that riffusion-mini learns from."""
 DRAWN, REDRAWN = 800, 1_200
 """Clips of its own that its decoder learns from: drawn from noise, and from clips of the data set."""
-EMPHASIS_BATCHES = 1_800
+EMPHASIS_BATCHES = 1_700
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -125,7 +125,7 @@ def soup(run: Path, share: float, denoiser_batches: int, bundle: Path) -> None:
 @RUN
 @click.option("--manner", default="jazzy", show_default=True, help="Its word.")
 @click.option(
-    "--emphasis", default=2.0, show_default=True, help="How much further away from the other manners."
+    "--emphasis", default=3.0, show_default=True, help="How much further away from the other manners."
 )
 @click.option("--steps", default=EMPHASIS_BATCHES, show_default=True, help="Batches to teach it.")
 def emphasize(run: Path, manner: str, emphasis: float, steps: int) -> None:

@@ -206,7 +206,7 @@ def _judged(row: Mapping[str, Any]) -> str:
 | weakest | {weak or "none under 75%"} |
 | tempo as asked | {row["tempo_as_asked"]:.0%} |
 | pairs and manners never heard together, {row["unseen_seeds"]} clips each | {unseen} |
-| Fréchet distance to unheard renders (and between two halves of these) | {row["frechet"]:.0f} ({row["frechet_of_two_real_halves"]:.0f}) |
+| Fréchet distance to unheard renders (and between two halves of these), means of {row["splits"]} random halves | {row["frechet"]:.0f} ({row["frechet_of_two_real_halves"]:.0f}) |
 | the same, asked for by the captions of unheard renders as it learned from | {row["frechet_as_captioned"]:.0f} ({row["frechet_of_two_halves_as_captioned"]:.0f}) |
 | distance to the nearest learned clip, median (and of unheard renders) | {row["nearest_learned"][2]} ({row["nearest_learned_of_real"][2]}) |
 | walks that cross over with one reversal at most | {_walks(row["walks"])} |
