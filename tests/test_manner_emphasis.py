@@ -17,7 +17,6 @@ from riffusion_train.manner_emphasis import (
     _captions,
     apart_from_others,
     emphasize_manner,
-    forget_emphasis,
 )
 from riffusion_train.rendered_clips import read_facts
 from riffusion_train.token_ids import token_ids
@@ -46,7 +45,7 @@ def test_the_encoder_learns_what_guidance_between_manners_says(trained_run: Path
     assert torch.nn.functional.cosine_similarity(gained.flatten(), wanted.flatten(), dim=0) > 0.3
     with pytest.raises(RiffusionError, match="already"):
         list(emphasize_manner(trained_run))
-    forget_emphasis(trained_run)
+    MannerEmphasis.forget(trained_run)
     assert MannerEmphasis.of_run(trained_run) is None
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from riffusion_engine.errors import RequestError, RiffusionError
 from riffusion_rt.models import DEFAULT_MODEL, locate_model
 from riffusion_train.begun import begin_with
-from riffusion_train.model_soup import PARTS, Soup, forget_soup, mix_in
+from riffusion_train.model_soup import PARTS, Soup, mix_in
 
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
@@ -35,7 +35,7 @@ def test_a_share_of_an_earlier_state_is_mixed_in(run: Path) -> None:
             torch.testing.assert_close(mixed[name].float(), 2.5 * stored.float(), rtol=2e-3, atol=1e-6)
     with pytest.raises(RiffusionError, match="already"):
         mix_in(bundle, run, 0.25, 7)
-    forget_soup(run)
+    Soup.forget(run)
     assert Soup.of_run(run) is None
 
 

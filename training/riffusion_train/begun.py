@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from riffusion_engine.errors import OutputError
-from riffusion_engine.whole_file import whole_file
 from riffusion_export.checkpoint import checkpoint_from_bundle
 from riffusion_train.pooled_text import unet_with_pooled_text
+from riffusion_train.run_fact import RunFact
 
-FILE = "begun.json"
 PARTS = ("vae", "unet", "text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
-class Begun:
+class Begun(RunFact):
     """What a run began with instead of nothing: a model's name, and the batches that it had learned from by then."""
+
+    FILE: ClassVar = "begun.json"
 
     model: str
     autoencoder_batches: int
     denoiser_batches: int
     decoder_batches: int = 0
-
-    @classmethod
-    def of_run(cls, run: Path) -> Begun | None:
-        """What ``run`` began with, None for one that began with nothing."""
-        path = run / FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def begin_with(
@@ -54,8 +49,7 @@ def begin_with(
         for part in PARTS:
             shutil.move(Path(scratch) / "checkpoint" / part, run / part)
     begun = Begun(bundle.name, autoencoder_batches, denoiser_batches, decoder_batches)
-    with whole_file(run / FILE) as file:
-        file.write(json.dumps(asdict(begun), indent=2).encode())
+    begun.leave_in(run)
     return begun
 
 

@@ -19,8 +19,8 @@ from riffusion_export.clip_tokenizer import write_clip_tokenizer
 from riffusion_train.begun import Begun, begun_networks
 from riffusion_train.both_players import apart_from_both
 from riffusion_train.clip_draws import ClipDraws
-from riffusion_train.manner_emphasis import forget_emphasis
-from riffusion_train.model_soup import forget_soup
+from riffusion_train.manner_emphasis import MannerEmphasis
+from riffusion_train.model_soup import Soup
 from riffusion_train.noise_objective import NoiseObjective
 from riffusion_train.place_in_time import PlaceInTime
 from riffusion_train.pooled_text import POOLED_TEXT, silence
@@ -194,6 +194,6 @@ def train_denoiser(run: Path, recipe: DenoiserRecipe = DenoiserRecipe()) -> Iter
 def _save(model: PromptedUNet, run: Path) -> None:
     model.unet.save_pretrained(run / "unet")
     model.text_encoder.save_pretrained(run / "text_encoder")
-    forget_soup(run)
-    forget_emphasis(run)
+    Soup.forget(run)
+    MannerEmphasis.forget(run)
     (run / "noise_schedule.json").write_text(json.dumps(NOISE_SCHEDULE))

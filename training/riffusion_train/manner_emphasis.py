@@ -10,11 +10,11 @@ all players: how a player sounds in a manner that was held out it does not hear.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,14 +22,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from riffusion_engine.errors import RequestError, RiffusionError
-from riffusion_engine.whole_file import whole_file
 from riffusion_train.catalogue import MANNERS
 from riffusion_train.clip_draws import folders_of_clips
 from riffusion_train.rendered_clips import ClipFacts, read_facts, reworded
+from riffusion_train.run_fact import RunFact
 from riffusion_train.token_ids import token_ids
 from riffusion_train.training_loop import REPORT_EVERY, TrainingProgress, set_rate, warm_cosine
 
-FILE = "manner_emphasis.json"
 SYNONYMS = {"jazzy": ("jazzy", "jazz")}
 """Words that are said louder together, where a manner has more than its own: a jazz piano plays jazz."""
 _AT_ONCE = 64
@@ -51,18 +50,14 @@ class EmphasisRecipe:
 
 
 @dataclass(frozen=True)
-class MannerEmphasis:
+class MannerEmphasis(RunFact):
     """What was done to a run's text encoder."""
+
+    FILE: ClassVar = "manner_emphasis.json"
 
     manner: str
     emphasis: float
     batches: int
-
-    @classmethod
-    def of_run(cls, run: Path) -> MannerEmphasis | None:
-        """What is said louder in ``run``, None if nothing is."""
-        path = run / FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def emphasize_manner(run: Path, recipe: EmphasisRecipe = EmphasisRecipe()) -> Iterator[TrainingProgress]:
@@ -108,14 +103,7 @@ def emphasize_manner(run: Path, recipe: EmphasisRecipe = EmphasisRecipe()) -> It
         if (step + 1) % REPORT_EVERY == 0:
             yield TrainingProgress(step + 1, (step + 1) / recipe.batches, error, running)
     encoder.save_pretrained(run / "text_encoder")
-    with whole_file(run / FILE) as file:
-        done = MannerEmphasis(recipe.manner, recipe.emphasis, recipe.batches)
-        file.write(json.dumps(asdict(done), indent=2).encode())
-
-
-def forget_emphasis(run: Path) -> None:
-    """The text encoder of ``run`` is as it was trained."""
-    (run / FILE).unlink(missing_ok=True)
+    MannerEmphasis(recipe.manner, recipe.emphasis, recipe.batches).leave_in(run)
 
 
 def apart_from_others(

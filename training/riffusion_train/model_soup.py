@@ -6,36 +6,31 @@ from before and after keeps most of both, at no cost in speed.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
 from riffusion_engine.errors import RequestError, RiffusionError
-from riffusion_engine.whole_file import whole_file
 from riffusion_export.checkpoint import checkpoint_from_bundle
+from riffusion_train.run_fact import RunFact
 
-FILE = "soup.json"
 PARTS = ("unet", "text_encoder")
 
 
 @dataclass(frozen=True)
-class Soup:
+class Soup(RunFact):
     """What was mixed into a run's networks: a model's name, its share, and the batches that it had learned from."""
+
+    FILE: ClassVar = "soup.json"
 
     model: str
     share: float
     denoiser_batches: int
-
-    @classmethod
-    def of_run(cls, run: Path) -> Soup | None:
-        """What was mixed into ``run``, None if nothing was."""
-        path = run / FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def mix_in(bundle: Path, run: Path, share: float, denoiser_batches: int) -> Soup:
@@ -64,14 +59,8 @@ def mix_in(bundle: Path, run: Path, share: float, denoiser_batches: int) -> Soup
             for path in (checkpoint / part).glob("*.safetensors"):
                 shutil.move(path, run / part / path.name)
     soup = Soup(bundle.name, share, denoiser_batches)
-    with whole_file(run / FILE) as file:
-        file.write(json.dumps(asdict(soup), indent=2).encode())
+    soup.leave_in(run)
     return soup
-
-
-def forget_soup(run: Path) -> None:
-    """The networks of ``run`` are no mean any more."""
-    (run / FILE).unlink(missing_ok=True)
 
 
 def _mix(own: Path, other: Path, share: float) -> None:
