@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from riffusion_engine.errors import RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_rt.inverse_mel import inverse_mel_matrix
 from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS
 from riffusion_rt.phase import (
     WORKERS,
     PhaseTarget,
     accelerated,
     check_mel,
+    loop_constants,
     loop_targets,
     phase_preset,
     refined,
     resting,
 )
-from riffusion_rt.phase_refine import Refinement, refinement
+from riffusion_rt.phase_refine import Refinement
 from riffusion_rt.phase_start import scattered, spectra_from_cycles, starting_cycles
 from riffusion_rt.phase_stft import (
     FrameGrid,
@@ -33,13 +33,12 @@ from riffusion_rt.phase_stft import (
     Spectra,
     frame_blocks,
     laid_out,
-    loop_grid,
     nowhere_zero,
     resampled,
-    result_grid,
     with_magnitudes,
 )
 from riffusion_rt.single_blas import single_blas_threads
+from riffusion_rt.worker_threads import worker_threads
 
 # Columns held back for the next picture, in overlaps: the last frames before a joint should know what follows.
 _HELD_OVERLAPS = 1
@@ -76,10 +75,8 @@ class ClipJoiner:
         """
         self._params = params
         self._stages = phase_preset(preset).stages
-        self._grid = loop_grid(params, phase_preset(preset).oversampling)
-        self._result = result_grid(params)
-        self._inverse_mel = inverse_mel_matrix(params, self._grid.frequencies)
-        self._refiner = refinement(params, self._grid, self._inverse_mel)
+        self._constants = loop_constants(params, phase_preset(preset).oversampling)
+        self._grid, self._result = self._constants.grid, self._constants.result
         self._channels: list[_Channel] = []
         self._unheard = 0
 
@@ -104,7 +101,7 @@ class ClipJoiner:
                 f"A picture of {len(mel)} channels cannot follow pictures of {len(self._channels)}",
                 hint="Join mono with mono and stereo with stereo",
             )
-        targets = loop_targets(mel, self._params, self._grid, self._inverse_mel)
+        targets = loop_targets(mel, self._params, self._constants)
         for channel, target in zip(self._channels, targets, strict=True):
             channel.waiting = PhaseTarget(
                 np.concatenate([channel.waiting.magnitudes, target.magnitudes]),
@@ -162,14 +159,14 @@ class ClipJoiner:
         # Blocks before the middle of the very first frame are no part of the sound.
         skipped = min(self._unheard, ready)
         self._unheard -= skipped
-        with single_blas_threads(), ThreadPoolExecutor(WORKERS) as executor:
+        with single_blas_threads(), worker_threads(WORKERS) as executor:
             pieces = [self._settle(channel, ready, executor)[skipped:] for channel in self._channels]
         return np.stack([piece.reshape(-1) for piece in pieces])
 
     def _settle(self, channel: _Channel, ready: int, executor: Executor) -> Signal:
         """Make the first ``ready`` waiting frames final; the result's blocks that they complete."""
         grid, result = self._grid, self._result
-        spectra = _continued(channel, grid, self._stages, self._refiner, executor)[:ready]
+        spectra = _continued(channel, grid, self._stages, self._constants.refiner, executor)[:ready]
         frames = resampled(spectra, grid, result)
         parts = (result.overlapped(frames[first:last]) for first, last in frame_blocks(ready))
         line = laid_out(parts, ready, result)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +18,7 @@ from riffusion_rt.phase_refine import Refinement, refinement
 from riffusion_rt.phase_start import loosest_column, scattered, scattered_signs, starting_line
 from riffusion_rt.phase_stft import Ends, FrameGrid, Signal, frame_blocks, loop_grid, projected, result_grid
 from riffusion_rt.single_blas import single_blas_threads
+from riffusion_rt.worker_threads import worker_threads
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,20 @@ class PhaseTarget:
         if columns == 0:
             return self
         return PhaseTarget(np.roll(self.magnitudes, -columns, axis=0), np.roll(self.mel, -columns, axis=0))
+
+
+@dataclass(frozen=True)
+class LoopConstants:
+    """What every reconstruction of pictures of one kind needs, whatever is drawn on them."""
+
+    grid: FrameGrid
+    """The loop's frames."""
+    result: FrameGrid
+    """The result's frames."""
+    inverse_mel: NDArray[np.float32]
+    """:func:`riffusion_rt.inverse_mel.inverse_mel_matrix` at the loop's frequencies; not to be written to."""
+    refiner: Refinement | None
+    """None where the grid resolves no band."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,9 @@ GAMMA = 1.25
 # Threads of one reconstruction: transforms let go of the interpreter.
 WORKERS = 2
 
+# Kinds of pictures whose constants are kept: 6 MB each with Riffusion's parameters.
+KINDS_REMEMBERED = 4
+
 
 def waveform_from_mel(
     mel: NDArray[np.float32],
@@ -122,21 +141,19 @@ def waveform_from_mel(
     """
     chosen = phase_preset(preset)
     check_mel(mel, params)
-    grid = loop_grid(params, chosen.oversampling)
-    inverse_mel = inverse_mel_matrix(params, grid.frequencies, bass=bass)
-    refiner = refinement(params, grid, inverse_mel)
-    with single_blas_threads(), ThreadPoolExecutor(workers) as executor:
+    constants = loop_constants(params, chosen.oversampling, bass)
+    with single_blas_threads(), worker_threads(workers) as executor:
         channels = [
             reconstruct(
                 target,
-                grid,
-                result_grid(params),
+                constants.grid,
+                constants.result,
                 chosen.stages,
                 executor,
                 ends="circle" if loop else "mirror",
-                refiner=refiner,
+                refiner=constants.refiner,
             )
-            for target in loop_targets(mel, params, grid, inverse_mel)
+            for target in loop_targets(mel, params, constants)
         ]
     return np.stack(channels)
 
@@ -150,6 +167,15 @@ def phase_preset(name: str) -> PhasePreset:
     if name not in PRESETS:
         raise RequestError(f"No phase preset is called {name!r}", hint=f"Choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+@lru_cache(maxsize=KINDS_REMEMBERED)
+def loop_constants(params: SpectrogramParams, oversampling: int, bass: Bass = "exact") -> LoopConstants:
+    """The constants for pictures made with ``params``; computed once, for it takes a tenth of a reconstruction."""
+    grid = loop_grid(params, oversampling)
+    inverse_mel = inverse_mel_matrix(params, grid.frequencies, bass=bass)
+    inverse_mel.setflags(write=False)
+    return LoopConstants(grid, result_grid(params), inverse_mel, refinement(params, grid, inverse_mel))
 
 
 def check_mel(mel: NDArray[np.float32], params: SpectrogramParams) -> None:
@@ -167,11 +193,11 @@ def check_mel(mel: NDArray[np.float32], params: SpectrogramParams) -> None:
 
 
 def loop_targets(
-    mel: NDArray[np.float32], params: SpectrogramParams, grid: FrameGrid, inverse_mel: NDArray[np.float32]
+    mel: NDArray[np.float32], params: SpectrogramParams, constants: LoopConstants
 ) -> list[PhaseTarget]:
     """What the loop aims at, for every channel. A transform at fewer samples a second sums fewer of them."""
-    scaled = mel.astype(np.float32, copy=False) * np.float32(grid.rate / params.sample_rate)
-    magnitudes = applied(inverse_mel, scaled)
+    scaled = mel.astype(np.float32, copy=False) * np.float32(constants.grid.rate / params.sample_rate)
+    magnitudes = applied(constants.inverse_mel, scaled)
     return [PhaseTarget(frames, column.T) for frames, column in zip(magnitudes, scaled, strict=True)]
 
 

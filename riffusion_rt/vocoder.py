@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,9 +73,11 @@ class Vocoder:
     def _from_numpy(self, pixels: NDArray[np.uint8], loop: bool) -> NDArray[np.float32]:
         from PIL import Image
 
+        from riffusion_engine.devices import available_cores
         from riffusion_rt.phase import WORKERS, waveform_from_mel
         from riffusion_rt.single_blas import single_blas_threads
         from riffusion_rt.spectrogram_image import mel_from_image
+        from riffusion_rt.worker_threads import worker_threads
 
         def waveform(picture: NDArray[np.uint8], workers: int = 1) -> NDArray[np.float32]:
             mel = mel_from_image(Image.fromarray(np.ascontiguousarray(picture)), self._params)
@@ -85,7 +86,8 @@ class Vocoder:
         if len(pixels) == 1:
             return waveform(pixels[0], WORKERS)[None]
         # A thread for each picture loses less time than threads that share one.
-        with single_blas_threads(), ThreadPoolExecutor(WORKERS) as executor:
+        threads = min(len(pixels), available_cores())
+        with single_blas_threads(), worker_threads(threads) as executor:
             return np.stack(list(executor.map(waveform, pixels)))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from riffusion_engine.errors import NumericsError, RequestError
 from riffusion_engine.spectrogram_params import SpectrogramParams
-from riffusion_rt.inverse_mel import inverse_mel_matrix, mel_edges
+from riffusion_rt.inverse_mel import mel_edges
 from riffusion_rt.phase import waveform_from_mel
 from riffusion_rt.phase_start import scattered_signs, starting_cycles
 from riffusion_rt.phase_stft import Ends, FrameGrid, loop_grid, result_grid
@@ -93,11 +93,12 @@ def test_every_preset_is_nearer_to_a_hard_picture_than_the_one_before() -> None:
 def test_the_start_alone_is_nearer_than_many_iterations_from_random_phases(mel: np.ndarray) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from riffusion_rt.phase import accelerated, loop_targets, resting, start
+    from riffusion_rt.phase import accelerated, loop_constants, loop_targets, resting, start
     from riffusion_rt.phase_stft import projected
 
-    grid = loop_grid(PARAMS)
-    magnitudes = loop_targets(mel, PARAMS, grid, inverse_mel_matrix(PARAMS, grid.frequencies))[0].magnitudes
+    constants = loop_constants(PARAMS, oversampling=1)
+    grid = constants.grid
+    magnitudes = loop_targets(mel, PARAMS, constants)[0].magnitudes
     cover = grid.coverage(200, "mirror")
     noise = np.random.default_rng(0).standard_normal(200 * grid.hop).astype(np.float32)
 
@@ -243,3 +244,13 @@ def test_the_results_frames_stand_on_the_loops_columns() -> None:
     full, loop = result_grid(PARAMS), loop_grid(PARAMS)
     assert full.overlap == loop.overlap
     assert full.hop / full.rate == pytest.approx(loop.hop / loop.rate)
+
+
+def test_what_all_pictures_of_a_kind_share_is_computed_once(mel: np.ndarray) -> None:
+    from riffusion_rt.phase import loop_constants
+
+    first = loop_constants(PARAMS, oversampling=2)
+    waveform_from_mel(mel, PARAMS, preset="fast")
+    assert loop_constants(PARAMS, oversampling=2) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first.inverse_mel[0] = 0

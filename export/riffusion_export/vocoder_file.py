@@ -17,9 +17,7 @@ from riffusion_engine.errors import ExportError
 from riffusion_engine.manifest import GraphSpec, LatentSpec, Manifest, TensorSpec, file_spec
 from riffusion_engine.spectrogram_params import SpectrogramParams
 from riffusion_export.vocoder_graph import IMAGE, MAX_VALUE, START, TURN, WAVEFORM, VocoderPlan, vocoder_model
-from riffusion_rt.inverse_mel import inverse_mel_matrix
 from riffusion_rt.phase import PRESETS, Beginning, loop_targets, reconstruct
-from riffusion_rt.phase_refine import refinement
 
 VOCODER = "vocoder"
 """The graph's name in the manifest."""
@@ -141,22 +139,20 @@ def numpy_waveforms(
     turns: NDArray[np.int64] | None,
 ) -> NDArray[np.float32]:
     """The numpy form's sound of pictures ``(batch, 3, bands, columns)``, from starts at the graph's level."""
-    params, grid = plan.params, plan.grid
-    inverse_mel = inverse_mel_matrix(params, grid.frequencies)
-    refiner = refinement(params, grid, inverse_mel)
+    params, constants = plan.params, plan.constants
     channels = images[:, 1:] if params.stereo else images[:, :1]
     mels = ((1 - channels[:, :, ::-1]) ** (1 / params.power) * MAX_VALUE).astype(np.float32)
-    targets = [target for mel in mels for target in loop_targets(mel, params, grid, inverse_mel)]
+    targets = [target for mel in mels for target in loop_targets(mel, params, constants)]
     with ThreadPoolExecutor(1) as executor:
         sounds = [
             reconstruct(
                 target,
-                grid,
-                plan.result,
+                constants.grid,
+                constants.result,
                 PRESETS[plan.preset].stages,
                 executor,
                 ends=plan.ends,
-                refiner=refiner,
+                refiner=constants.refiner,
                 begun=Beginning(
                     int(turns[place, 0]) if turns is not None else 0, starts[place] * np.float32(MAX_VALUE)
                 ),

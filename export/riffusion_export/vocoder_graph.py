@@ -21,9 +21,8 @@ from riffusion_export.vocoder_frames import GraphFrames, rows_from
 from riffusion_export.vocoder_start import starting_signal
 from riffusion_export.vocoder_transforms import GraphText, HalfTransform, NaturalSynthesis
 from riffusion_rt import phase
-from riffusion_rt.inverse_mel import inverse_mel_matrix
-from riffusion_rt.phase_refine import Refinement, refinement
-from riffusion_rt.phase_stft import Ends, FrameGrid, loop_grid, result_grid
+from riffusion_rt.phase_refine import Refinement
+from riffusion_rt.phase_stft import Ends, FrameGrid
 
 _State = tuple[str, str, str]
 
@@ -61,14 +60,19 @@ class VocoderPlan:
     """See :class:`GraphText`; for experiments only."""
 
     @property
+    def constants(self) -> phase.LoopConstants:
+        """What does not depend on the pictures."""
+        return phase.loop_constants(self.params, phase.PRESETS[self.preset].oversampling)
+
+    @property
     def grid(self) -> FrameGrid:
         """The loop's frames."""
-        return loop_grid(self.params, phase.PRESETS[self.preset].oversampling)
+        return self.constants.grid
 
     @property
     def result(self) -> FrameGrid:
         """The result's frames."""
-        return result_grid(self.params)
+        return self.constants.result
 
     def frames(self, grid: FrameGrid) -> GraphFrames:
         """The picture's frames on a grid."""
@@ -96,8 +100,7 @@ def vocoder_model(plan: VocoderPlan) -> onnx.ModelProto:
             hint="Choose the width that the model draws",
         )
     graph = GraphText(plan.round_products_to)
-    inverse_mel = inverse_mel_matrix(plan.params, plan.grid.frequencies)
-    refiner = refinement(plan.params, plan.grid, inverse_mel)
+    inverse_mel, refiner = plan.constants.inverse_mel, plan.constants.refiner
     mel, given, turn = _targets(graph, plan, inverse_mel)
     base_magnitudes = graph.op("Slice", given, *_every(graph, plan))
     graph.prefix = f"{START}_"
