@@ -307,6 +307,27 @@ def decode_picture(
     return pixels
 
 
+def decode_pictures(model: OpenModel, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Latents (n, channels, height, width) of the model's own width to n pictures (n, rows, columns, 3).
+
+    One after another, but for as many at a time as the decoder has lanes: memory is what these take.
+
+    Raises:
+        NumericsError: the decoder returned NaN or infinity.
+    """
+    from riffusion_engine.laned_session import LanedSession
+    from riffusion_rt.latents import decode_latents
+
+    session, spec = model.session("vae_decoder"), model.manifest.latent
+    at_once = session.at_once if isinstance(session, LanedSession) else 1
+    dealt = len(latents) - len(latents) % at_once
+    starts = [*range(0, dealt, at_once), *range(dealt, len(latents))]
+    ends = [*starts[1:], len(latents)]
+    return np.concatenate(
+        [decode_latents(session, latents[a:b], spec) for a, b in zip(starts, ends, strict=True)]
+    )
+
+
 def picture_pieces(
     model: OpenModel, latents: NDArray[np.float32], canvas: Canvas | None = None
 ) -> Iterator[NDArray[np.uint8]]:

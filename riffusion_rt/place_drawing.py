@@ -105,9 +105,9 @@ class PlaceDrawer:
         Raises:
             NumericsError: the decoder returned NaN or infinity.
         """
-        from riffusion_rt.pipeline import decode_picture
+        from riffusion_rt.pipeline import decode_pictures
 
-        return [decode_picture(self._model, latents[index : index + 1]) for index in range(len(latents))]
+        return list(decode_pictures(self._model, latents))
 
     def _seed(self) -> NDArray[np.float32] | None:
         from riffusion_rt.canvas import Canvas

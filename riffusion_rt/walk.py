@@ -139,7 +139,7 @@ def iterate_walk(
     """
     from riffusion_rt.denoise import Guidance, denoise
     from riffusion_rt.loudness import finish_clip
-    from riffusion_rt.pipeline import StageClock, StepProgress, decode_picture, finished_clip
+    from riffusion_rt.pipeline import StageClock, StepProgress, decode_pictures, finished_clip
 
     request = request.resolved(model.manifest.defaults)
     clock = StageClock()
@@ -155,7 +155,7 @@ def iterate_walk(
             clock.lap("denoise")
             yield StepProgress(behind, steps, latents, done, model)
             clock.skip()
-        pictures = np.stack([decode_picture(model, latents[i : i + 1]) for i in range(len(latents))])
+        pictures = decode_pictures(model, latents)
         clock.lap("decode")
         sounds = [finish_clip(sound) for sound in model.vocoder.waveforms(pictures, loop=True)]
         clock.lap("phase")

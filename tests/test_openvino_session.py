@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from riffusion_engine import devices, openvino_session
+from riffusion_engine import devices, laned_session, openvino_session
 from riffusion_engine.errors import BundleError, DeviceError, MissingExtraError, RequestError
 from riffusion_engine.manifest import Manifest
 from riffusion_engine.session import open_session
@@ -81,7 +81,7 @@ def test_large_and_other_graphs_are_compiled_once(toy_bundle: Path, monkeypatch:
     with OpenVinoSession(toy_bundle, manifest.graph("vae_decoder"), threads=2) as session:
         session.run(_feeds(toy_bundle, "vae_decoder", 4))
         assert set(session._requests) == {"any"}
-    monkeypatch.setattr(openvino_session, "MOST_WEIGHTS", 1)
+    monkeypatch.setattr(laned_session, "MOST_WEIGHTS", 1)
     with OpenVinoSession(toy_bundle, manifest.graph("unet"), threads=2) as session:
         session.run(_feeds(toy_bundle, "unet", 4))
         assert set(session._requests) == {"any"}

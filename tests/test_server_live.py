@@ -254,7 +254,7 @@ def test_a_failing_engine_is_told_and_play_goes_on_with_it(
     with listener(server) as page:
         page.blocks(2)
         with monkeypatch.context() as patched:
-            patched.setattr(pipeline, "decode_picture", broken)
+            patched.setattr(pipeline, "decode_pictures", broken)
             page.until("error", code="engine_failed")
             page.until("status", state="paused")
         page.say("play")

@@ -7,7 +7,9 @@ import onnxruntime
 import pytest
 
 from riffusion_engine.graph_bytes import Graph, Node, Value
-from riffusion_engine.winograd import Weights, filter_minimally
+from riffusion_engine.winograd import Least, Weights, filter_minimally
+
+LEAST = Least(channels=16, cells=64)
 
 
 def _conv_graph(size: int, **changes: object) -> Graph:
@@ -35,7 +37,7 @@ def _run(graph: Graph, size: int, weights: Weights | None = None) -> np.ndarray:
 @pytest.mark.parametrize(("size", "tile"), [(8, 2), (16, 4), (32, 4)])
 def test_it_computes_the_same_convolution(size: int, tile: int) -> None:
     plain, minimal = _conv_graph(size), _conv_graph(size)
-    weights = filter_minimally(minimal, minimal.stored.get, least_channels=16)
+    weights = filter_minimally(minimal, minimal.stored.get, LEAST)
     assert [weight.shape for weight in weights.values()] == [(1, (tile + 2) ** 2, 24, 16)]
     assert f"minimal_data_{tile}" in minimal.constants
     expected, found = _run(plain, size), _run(minimal, size, weights)
@@ -54,7 +56,7 @@ def test_it_computes_the_same_convolution(size: int, tile: int) -> None:
 )
 def test_other_and_small_convolutions_stay(size: int, changes: dict[str, object]) -> None:
     graph = _conv_graph(size, **changes)
-    assert not filter_minimally(graph, graph.stored.get, least_channels=16)
+    assert not filter_minimally(graph, graph.stored.get, LEAST)
     assert [node.op_type for node in graph.nodes] == ["Conv"]
 
 
@@ -65,5 +67,5 @@ def test_few_channels_do_not_pay_for_the_transforms() -> None:
 
 def test_a_convolution_whose_weights_cannot_be_read_stays() -> None:
     graph = _conv_graph(16)
-    assert not filter_minimally(graph, lambda _: None, least_channels=16)
+    assert not filter_minimally(graph, lambda _: None, LEAST)
     assert [node.op_type for node in graph.nodes] == ["Conv"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from riffusion_engine.closing import Closing
 from riffusion_engine.devices import available_cores, import_onnxruntime
 from riffusion_engine.errors import BundleError, DeviceError
+from riffusion_engine.laned_session import weighs_little
 from riffusion_engine.manifest import GraphSpec
 from riffusion_engine.mapped_weights import map_weights
 from riffusion_engine.session import prepare_feeds
@@ -28,6 +29,7 @@ PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 
 _NOT_CAPTURED = -1  # The CUDA graph id of a run that is neither captured nor replayed.
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_REST_AT_ONCE = "session.force_spinning_stop"
 _OWN_LAYOUT = "NchwcTransformer"  # ONNX Runtime's optimizer that lays out a CPU's convolutions anew.
 _FATAL_ONLY = 4  # ONNX Runtime's log level: failures arrive as exceptions; the library itself prints nothing.
 
@@ -103,7 +105,7 @@ class OnnxRuntimeSession(Closing):
             self._cuda,
             weights=path.parent,
             late_conversions=mapped,
-            plain_layout=fused and device == "cpu",
+            plain_layout=fused and device == "cpu" and not weighs_little(path),
         )
         active = self._session.get_providers()
         if active[0] != provider:
@@ -255,7 +257,7 @@ def _rewritten(
     from riffusion_engine.graph_rewrites import fuse_attention, fuse_group_norms, split_gated_units
     from riffusion_engine.mapped_weights import views
     from riffusion_engine.shared_guidance import share_guidance
-    from riffusion_engine.winograd import filter_minimally
+    from riffusion_engine.winograd import LARGE_GRAPHS_LEAST, SMALL_GRAPHS_LEAST, filter_minimally
 
     graph, shares = Graph.read(path.read_bytes()), False
     fed: dict[str, NDArray[Any]] = {}
@@ -267,9 +269,10 @@ def _rewritten(
             fuse_group_norms(graph)
         else:
             split_gated_units(graph)
+            least = SMALL_GRAPHS_LEAST if weighs_little(path) else LARGE_GRAPHS_LEAST
             stored = views(graph.external(), path.parent)
             conversions = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op_type == "Cast"}
-            fed = {**filter_minimally(graph, lambda name: stored.get(conversions.get(name, name)))}
+            fed = {**filter_minimally(graph, lambda name: stored.get(conversions.get(name, name)), least)}
             shares = rewrite is None and share_guidance(graph)
     return graph.write(), fed, shares
 
@@ -288,13 +291,15 @@ def _create(
 
     ``late_conversions`` converts each of the weights that are fed right before the node that needs it. ``plain_layout``
     keeps convolutions from a layout of their own, which must be converted to and from: where most of them are matrix
-    products anyway, that costs more than it saves.
+    products anyway, that costs more than it saves; in a small graph, most are not.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or _default_threads()
     options.inter_op_num_threads = 1
+    # Threads that go on waiting busily for a next run take the cores from whatever comes between two runs.
+    options.add_session_config_entry(_REST_AT_ONCE, "1")
     # The planner that shares buffers between values takes quadratic time: it was two thirds of what it took to open a
     # UNet of 2,000 nodes. Without it runs are as fast and take no more memory: the arena recycles freed buffers.
     options.enable_mem_reuse = False

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from riffusion_engine.closing import Closing
 from riffusion_engine.devices import INSTALL_OPENVINO, available_cores
 from riffusion_engine.errors import BundleError, DeviceError, MissingExtraError
+from riffusion_engine.laned_session import row_count, rows_of, weighs_little
 from riffusion_engine.manifest import GraphSpec, TensorSpec
 from riffusion_engine.session import prepare_feeds
 
@@ -29,8 +30,6 @@ PAIRED_GRAPHS = frozenset({"unet"})
 PAIR, TOKENS = 2, 77
 """Rows and tokens of that shape."""
 MOST_LANES = 4
-MOST_WEIGHTS = 256 * 2**20
-"""Bytes of a graph that is compiled more than once. Products of a larger one keep all cores busy by themselves."""
 
 
 class OpenVinoSession(Closing):
@@ -71,8 +70,7 @@ class OpenVinoSession(Closing):
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
         self._core = openvino.Core()
-        small = sum(file.stat().st_size for file in path.parent.iterdir()) <= MOST_WEIGHTS
-        self._pairs = small and Path(graph.path).parts[0] in PAIRED_GRAPHS
+        self._pairs = weighs_little(path) and Path(graph.path).parts[0] in PAIRED_GRAPHS
         self._lane_count = min(threads or available_cores(), MOST_LANES)
         self._requests: dict[str, list[Any]] = {}
         self._graph, self._running = graph, threading.Lock()
@@ -113,7 +111,10 @@ class OpenVinoSession(Closing):
             try:
                 if not self._pairs or not _in_pairs(prepared):
                     return self._run_each("any", [prepared])
-                pairs = _dealt(prepared)
+                pairs = [
+                    _whole(rows_of(prepared, first, first + PAIR))
+                    for first in range(0, row_count(prepared), PAIR)
+                ]
                 return self._run_each("lanes" if len(pairs) > 1 and self._lane_count > 1 else "pair", pairs)
             except Exception as error:
                 self._requests.clear()  # Others of the batch may be under way, and are not to be asked again.
@@ -175,15 +176,11 @@ def _in_pairs(feeds: Mapping[str, NDArray[Any]]) -> bool:
     return len(sample) % PAIR == 0 and prompts.shape[1] == TOKENS
 
 
-def _dealt(feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    """A batch as pairs of rows. An array of one row is meant for every row."""
-    rows = len(next(iter(feeds.values())))
-    whole = {
-        name: array if len(array) == rows else np.repeat(array, rows, axis=0) for name, array in feeds.items()
+def _whole(pair: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A pair whose arrays all have two rows: one that is meant for both stands there twice."""
+    return {
+        name: array if len(array) == PAIR else np.repeat(array, PAIR, axis=0) for name, array in pair.items()
     }
-    return [
-        {name: array[first : first + PAIR] for name, array in whole.items()} for first in range(0, rows, PAIR)
-    ]
 
 
 def _import_openvino() -> Any:

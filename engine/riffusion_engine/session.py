@@ -81,6 +81,8 @@ def open_session(
         cuda: how ONNX Runtime uses a GPU.
         low_memory: have ONNX Runtime leave weights in their files. Not with ``fused`` or ``reuse``.
 
+    A small graph on a CPU runs batches by rows, a core for each; see ``riffusion_engine.laned_session``.
+
     Raises:
         DeviceError: the device is unknown, absent, or did not take the graph.
         MissingExtraError: the package that runs graphs there is not installed.
@@ -109,7 +111,7 @@ def open_session(
         return OpenVinoSession(bundle, graph, threads=threads)
     from riffusion_engine.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(
+    whole = OnnxRuntimeSession(
         bundle,
         graph,
         device=chosen.name,
@@ -117,6 +119,18 @@ def open_session(
         fused=fused,
         cuda=cuda,
         low_memory=low_memory,
+    )
+    if chosen.name != "cpu" or low_memory:
+        return whole
+    from riffusion_engine.laned_session import LanedSession, lane_count
+
+    lanes = lane_count(bundle, graph, threads)
+    if lanes == 1:
+        return whole
+    return LanedSession(
+        whole,
+        lambda form: OnnxRuntimeSession(bundle, graph, device="cpu", threads=1, fused=fused or form.fused),
+        lanes,
     )
 
 
