@@ -1,6 +1,6 @@
-"""A canvas of 100 seconds against one clip: peak memory, what a listener hears along it, and whether seams show.
+"""A canvas of 100 seconds against one clip: peak memory, what a jury hears along it, and whether seams show.
 
-    python benchmarks/canvas_length.py --listener runs/mini/listener.pt
+    python benchmarks/canvas_length.py --run runs/mini
 
 Each picture is made in a process of its own, whose peak resident memory is the system's figure. Seams are sought where
 windows begin, in the picture's spectral flux. A window begins with a bar, and bars begin with an accent, so the rank
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from ear import RUN, Ear
 from numpy.typing import NDArray
 from recording import record
 
@@ -84,28 +85,28 @@ def _near(picture: NDArray[np.uint8], column: int) -> float:
 
 
 @click.command()
-@click.option("--listener", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--prompt", default="piano", show_default=True, help="An instrument that the listener knows.")
+@RUN
+@click.option(
+    "--prompt", default="church bells", show_default=True, help="An instrument that the jury knows."
+)
 @click.option("--columns", default=10_000, show_default=True)
-@click.option("--steps", default=10, show_default=True)
+@click.option("--steps", default=8, show_default=True)
 @click.option("--model", default="riffusion-mini", show_default=True)
 @click.option("--clips", default=16, show_default=True, help="Single clips to compare with.")
 @click.option("--make-only", type=click.Path(path_type=Path), hidden=True)
 def main(
-    listener: Path, prompt: str, columns: int, steps: int, model: str, clips: int, make_only: Path | None
+    run: Path, prompt: str, columns: int, steps: int, model: str, clips: int, make_only: Path | None
 ) -> None:
     """Measure, and write a row to benchmarks/results/."""
     if make_only is not None:
         make(prompt, columns, steps, model, make_only, clips)
         return
-    from riffusion_train.listener import LABELS, load_listener, probabilities
-
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for width in (CLIP_COLUMNS, columns):
             path = Path(folder) / f"{width}.npy"
             command = [
-                *(sys.executable, __file__, "--listener", str(listener), "--prompt", prompt),
+                *(sys.executable, __file__, "--run", str(run), "--prompt", prompt),
                 *("--columns", str(width), "--steps", str(steps), "--model", model, "--make-only", str(path)),
                 *("--clips", str(clips if width == CLIP_COLUMNS else 0)),
             ]
@@ -116,7 +117,8 @@ def main(
     pieces = [
         picture[:, i : i + CLIP_COLUMNS] for i in range(0, columns - CLIP_COLUMNS + 1, CLIP_COLUMNS // 2)
     ]
-    heard, alone = (probabilities(load_listener(listener), np.stack(each)) for each in (pieces, single))
+    ear = Ear(run)
+    heard, alone = (ear.names(np.stack(each)) for each in (pieces, single))
     one, wide = found[CLIP_COLUMNS], found[columns]
     grown = wide["peak_mb"] - (wide["picture_and_sound_mb"] - one["picture_and_sound_mb"])
     row = {
@@ -129,10 +131,11 @@ def main(
         "picture_and_sound_mb": wide["picture_and_sound_mb"],
         "memory_ratio_without_them": grown / one["peak_mb"],
         "seconds": wide["seconds"],
-        "heard_as_prompt": float(np.mean(heard.argmax(axis=1) == LABELS.index(prompt))),
-        "single_clips_heard_as_prompt": float(np.mean(alone.argmax(axis=1) == LABELS.index(prompt))),
-        "heard_instead": sorted({LABELS[k] for k in heard.argmax(axis=1)} - {prompt}),
-        "least_probability": float(heard[:, LABELS.index(prompt)].min()),
+        "heard_as_prompt": float(np.mean([name == prompt for name in heard])),
+        "single_clips_heard_as_prompt": float(np.mean([name == prompt for name in alone])),
+        "heard_instead": sorted(set(heard) - {prompt}),
+        "least_probability": float(ear.probability(np.stack(pieces), prompt).min()),
+        "jury_right_about": ear.right_about(prompt),
         "seam_p_value": seam_p_value(picture, wide["borders"], single),
     }
     for name, value in row.items():

@@ -1,9 +1,9 @@
 """Recordings remixed at two strengths: are their beats kept, and does the prompt take over?
 
-    python benchmarks/remix_beats.py --listener runs/mini/listener.pt --unheard runs/mini/unheard.npz
+    python benchmarks/remix_beats.py --run runs/mini
 
-Recordings are renders that neither the model nor the listener was trained on. Beats are onsets of the spectral flux,
-matched within 50 ms, as beat trackers are judged.
+Recordings are renders that neither the model nor the jury (``ear.py``) was trained on, of two soundfonts. Beats are
+onsets of the spectral flux, matched within 50 ms, as beat trackers are judged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import numpy as np
+from ear import RUN, Ear
 from numpy.typing import NDArray
 from recording import record
 
@@ -55,40 +56,46 @@ def f_measure(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 
 
 @click.command()
-@click.option("--listener", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--unheard", type=click.Path(path_type=Path, exists=True), required=True)
+@RUN
 @click.option("--source", "sources", multiple=True, default=("electronic beats", "piano", "blues guitar"))
 @click.option("--into", "targets", multiple=True, default=("strings", "church bells", "saxophone"))
 @click.option("--takes", default=2, show_default=True, help="Recordings of each source.")
 @click.option("--steps", default=12, show_default=True)
+@click.option("--guidance", type=float, help="Remix's own, if not given.")
+@click.option("--first-take", default=0, show_default=True, help="The first recording of each source.")
 @click.option("--model", default="riffusion-mini", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
 def main(
-    listener: Path,
-    unheard: Path,
+    run: Path,
     sources: tuple[str, ...],
     targets: tuple[str, ...],
     takes: int,
     steps: int,
+    guidance: float | None,
+    first_take: int,
     model: str,
+    device: str,
 ) -> None:
     """Measure, and write a row to benchmarks/results/."""
     from riffusion_rt import Clip, RemixRequest, Riffusion
     from riffusion_rt.audio_file import read_audio, write_audio
     from riffusion_rt.picture_sound import sound_of_picture
-    from riffusion_train.listener import LABELS, load_listener, probabilities
 
-    ear, pictures = load_listener(listener), np.load(unheard)
+    ear = Ear(run)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, Riffusion(model) as riffusion:
+    chosen = range(first_take, first_take + takes)
+    with tempfile.TemporaryDirectory() as folder, Riffusion(model, device=device) as riffusion:
         path = Path(folder) / "source.wav"
-        for source, take, into, strength in product(sources, range(takes), targets, STRENGTHS):
-            pixels = np.repeat(pictures[source][take][:, :, None], 3, axis=2)
+        for source, take, into, strength in product(sources, chosen, targets, STRENGTHS):
+            pixels = np.repeat(ear.unheard(source)[take][:, :, None], 3, axis=2)
             write_audio(path, sound_of_picture(pixels, riffusion.manifest.spectrogram, loop=True), 44_100)
             recording, rate = read_audio(path)
-            *_, clip = riffusion.remix(RemixRequest(path, into, strength=strength, steps=steps))
+            *_, clip = riffusion.remix(
+                RemixRequest(path, into, strength=strength, steps=steps, guidance=guidance)
+            )
             assert isinstance(clip, Clip)
-            heard = probabilities(ear, np.asarray(clip.image)[None, :, :, 0])[0]
-            before = probabilities(ear, pixels[None, :, :, 0])[0]
+            guided = clip.request.guidance  # type: ignore[attr-defined]
+            after = np.asarray(clip.image)[None, :, :, 0]
             rows.append(
                 {
                     "source": source,
@@ -96,9 +103,9 @@ def main(
                     "strength": strength,
                     "exact": clip.samples.shape == recording.shape and clip.sample_rate == rate,
                     "onsets": f_measure(onsets(clip.samples, rate), onsets(recording, rate)),
-                    "before": float(before[LABELS.index(into)]),
-                    "after": float(heard[LABELS.index(into)]),
-                    "heard_as": LABELS[heard.argmax()],
+                    "before": float(ear.probability(pixels[None, :, :, 0], into)[0]),
+                    "after": float(ear.probability(after, into)[0]),
+                    "heard_as": ear.names(after)[0],
                 }
             )
             click.echo(rows[-1])
@@ -107,8 +114,12 @@ def main(
         "sources": sources,
         "into": targets,
         "takes": takes,
+        "first_take": first_take,
         "steps": steps,
+        "guidance": guided,
+        "device": device,
     }
+    row["jury_right_about"] = ear.right_about(*sources, *targets)
     row["exact_length"] = all(each["exact"] for each in rows)
     for strength in STRENGTHS:
         at = [each for each in rows if each["strength"] == strength]

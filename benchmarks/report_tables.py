@@ -223,6 +223,50 @@ def _stream() -> list[str]:
     ]
 
 
+def _walks() -> list[str]:
+    return [
+        f"| clips of a walk, {row['batch']} in one pass ({row['device']}), {row['model']} on {row['machine']} | "
+        f"{row['times_faster_than_alone']['median']:.2f}× faster a clip than one at a time{_beside_fused(row)}, "
+        f"pictures at most {row['levels_apart']} of 255 levels apart | `benchmarks/walk_batch.py` |"
+        for row in newest(rows("walk_batch"), "machine", "model", "device")
+        if "times_faster_than_alone" in row
+    ]
+
+
+def _beside_fused(row: Row) -> str:
+    fused = row.get("times_faster_than_alone_fused")
+    return f", {fused['median']:.2f}× than one at a time with `--fused`" if fused else ""
+
+
+def _songs() -> list[str]:
+    return [
+        f"| a song of {row['duration_s']:.0f} s, {row['model']} on {row['machine']} | made in {row['seconds']:.0f} s; "
+        f"{sum(section['right'] >= 0.5 for section in row['sections'])} of {len(row['sections'])} sections heard as "
+        f"planned; choruses alike {row['choruses_alike']['chroma']:.3f} in chroma, verse and chorus "
+        f"{row['verse_and_chorus_alike']['chroma']:.2f}; a chorus that comes again is {row['chorus_lag_ms']:.0f} ms "
+        "off the bar grid | `benchmarks/song_form.py` |"
+        for row in newest(rows("song_form"), "machine", "model")
+    ]
+
+
+def _canvases() -> list[str]:
+    return [
+        f"| a picture of {row['columns']:,} columns, {row['model']} on {row['machine']} | "
+        f"{row['memory_ratio_without_them']:.2f}× the memory of one clip besides itself, heard as its prompt along "
+        f"{row['heard_as_prompt']:.0%} | `benchmarks/canvas_length.py` |"
+        for row in newest(rows("canvas_length"), "machine", "model")
+    ]
+
+
+def _remixes() -> list[str]:
+    return [
+        f"| recordings remixed, {row['model']} on {row['machine']} | at strength 0.5 beats kept to an onset F-measure "
+        f"of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 heard as the prompt in "
+        f"{row['strength 0.75']['heard_as_prompt']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
+        for row in newest(rows("remix_beats"), "machine", "model")
+    ]
+
+
 def _page() -> list[str]:
     return [
         f"| the page, {row['model']} on {row['machine']} | first sound after {row['first_sound_s']:.1f} s, a new "
@@ -257,7 +301,17 @@ def _memory() -> list[str]:
     ]
 
 
-_LIVE: tuple[Callable[[], list[str]], ...] = (_stream, _page, _load, _cluster, _memory)
+_LIVE: tuple[Callable[[], list[str]], ...] = (
+    _stream,
+    _page,
+    _walks,
+    _songs,
+    _canvases,
+    _remixes,
+    _load,
+    _cluster,
+    _memory,
+)
 
 TABLES: tuple[Callable[[], str], ...] = (
     cold_start_table,

@@ -1,9 +1,9 @@
-"""A song of three minutes against its plan: what a listener hears in each section, what comes back, and where bars lie.
+"""A song of three minutes against its plan: what a jury hears in each section, what comes back, and where bars lie.
 
-    python benchmarks/song_form.py --listener runs/mini/listener.pt
+    python benchmarks/song_form.py --run runs/mini
 
-- sections: the listener's verdict on every clip-long piece of a section's sound, drawn anew from the finished file, so
-  that joints, loudness and dynamics are heard too;
+- sections: the jury's verdict (``ear.py``) on every clip-long piece of a section's sound, drawn anew from the finished
+  file, so that joints, loudness and dynamics are heard too;
 - repeats: correlation of chroma and of mel spectra between repeats, and between verses and choruses, without the bar
   that walks over to the next section; frames of 10 ms, so that what comes back must come back at its time;
 - grid: the lag at which repeated sections' waves agree best, against their places in the plan; and where beats lie in
@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 import numpy as np
+from ear import RUN, Ear
 from numpy.typing import NDArray
 from recording import record
 
@@ -78,9 +79,10 @@ def beat_phase_ms(mel: NDArray[np.float32], bar_columns: int, beats: int = 4) ->
     return float(-np.angle(np.sum(energy * turns)) / (2 * np.pi) * bar_columns / beats * 10)
 
 
-def compose(plan: str, steps: int, model: str, path: Path) -> tuple[dict[str, Any], float, float]:
+def compose(plan: str, steps: int | None, model: str, path: Path) -> tuple[dict[str, Any], float, float]:
     """Make the song by the command; its report, seconds and peak memory."""
-    command = [sys.executable, "-m", "riffusion_rt", "song", plan, "--steps", str(steps), "--model", model]
+    command = [sys.executable, "-m", "riffusion_rt", "song", plan, "--model", model]
+    command += ["--steps", str(steps)] if steps else []
     watched = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024); print(done.stdout); "
@@ -98,19 +100,18 @@ def compose(plan: str, steps: int, model: str, path: Path) -> tuple[dict[str, An
 
 
 @click.command()
-@click.option("--listener", type=click.Path(path_type=Path, exists=True), required=True)
+@RUN
 @click.option("--plan", default=PLAN, show_default=True)
-@click.option("--steps", default=10, show_default=True)
+@click.option("--steps", type=int, help="The model's own, if not given.")
 @click.option("--model", default="riffusion-mini", show_default=True)
 @click.option(
     "--song", type=click.Path(path_type=Path, exists=True), help="One made before, its --json beside it."
 )
-def main(listener: Path, plan: str, steps: int, model: str, song: Path | None) -> None:
+def main(run: Path, plan: str, steps: int | None, model: str, song: Path | None) -> None:
     """Measure, and write a row to benchmarks/results/."""
     from riffusion_rt.audio_file import read_audio
     from riffusion_rt.spectrogram import mel_spectrogram
     from riffusion_rt.spectrogram_image import MONO_PARAMS, image_from_mel
-    from riffusion_train.listener import LABELS, load_listener, probabilities
 
     with tempfile.TemporaryDirectory() as folder:
         path = song or Path(folder) / "song.wav"
@@ -119,7 +120,7 @@ def main(listener: Path, plan: str, steps: int, model: str, song: Path | None) -
         else:
             made, seconds, peak = compose(plan, steps, model, path)
         samples, rate = read_audio(path)
-    ear = load_listener(listener)
+    ear = Ear(run)
     bar = samples.shape[1] // made["bars"]
     columns = bar // MONO_PARAMS.hop_length
     heard: list[dict[str, Any]] = []
@@ -133,7 +134,7 @@ def main(listener: Path, plan: str, steps: int, model: str, song: Path | None) -
         ]
         pictures = np.stack([np.asarray(image_from_mel(piece, MONO_PARAMS))[:, :, 0] for piece in pieces])
         # The last clip of a section walks over to the next one.
-        verdicts = [LABELS[k] for k in probabilities(ear, pictures).argmax(axis=1)]
+        verdicts = ear.names(pictures)
         right = float(np.mean([verdict == section["prompt"] for verdict in verdicts]))
         heard.append(
             {
@@ -171,6 +172,7 @@ def main(listener: Path, plan: str, steps: int, model: str, song: Path | None) -
         "seconds": round(seconds, 1),
         "peak_mb": round(peak),
         "sections": heard,
+        "jury_right_about": ear.right_about(*(section["prompt"] for section in made["sections"])),
         "choruses_alike": alike(chorus, chorus_again),
         "verses_alike": alike(verse, verse_again),
         "verse_and_chorus_alike": alike(verse, chorus),

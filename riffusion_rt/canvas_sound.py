@@ -75,14 +75,14 @@ def as_recorded(
 ) -> NDArray[np.float32]:
     """At a recording's sample rate, in as many channels, and of exactly ``length`` samples.
 
-    Mono sound is played in all of the recording's channels.
+    Where the sound has other channels than the recording its mixture is placed as the recording is, which is what is
+    heard at the same time, or at first; see ``riffusion_rt.panorama``.
     """
+    from riffusion_rt.panorama import placed_as
     from riffusion_rt.resampling import resample
 
     at_rate = resample(samples, from_rate, rate)
     exact = np.pad(at_rate, ((0, 0), (0, max(0, length - at_rate.shape[1]))))[:, :length]
-    channels = len(recording)
-    if len(exact) == channels:
+    if len(exact) == len(recording):
         return exact
-    mono = exact.mean(axis=0, keepdims=True)
-    return np.repeat(mono, channels, axis=0).astype(np.float32)
+    return placed_as(exact.mean(axis=0, keepdims=True), recording, rate)

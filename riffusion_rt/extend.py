@@ -145,7 +145,7 @@ def iterate_extend(model: OpenModel, request: ExtendRequest) -> Iterator[StepPro
     added = round((columns - before) * hop * rate / params.sample_rate)
     shared = round(before * hop * rate / params.sample_rate)
     reach = round(LARGEST_SHIFT_S * rate)
-    follows = as_recorded(sound, params.sample_rate, recording, rate, shared + added + reach)
+    follows = as_recorded(sound, params.sample_rate, recording[:, -shared:], rate, shared + added + reach)
     whole = continued(recording, follows, shared, added, rate)
     clip = finished_clip(model, request, pixels[:, :columns], whole, clock)
     yield dataclasses.replace(clip, rate=rate)

@@ -136,7 +136,11 @@ def path_weights(waypoints: Sequence[Waypoint], alpha: float) -> list[float]:
 
 
 def mixed_conditions(
-    model: OpenModel, waypoints: Sequence[Waypoint], weights: Sequence[Sequence[float]]
+    model: OpenModel,
+    waypoints: Sequence[Waypoint],
+    weights: Sequence[Sequence[float]],
+    *,
+    seeded: bool = False,
 ) -> Conditions:
     """What to denoise with where waypoints count as much as ``weights`` say.
 
@@ -144,6 +148,7 @@ def mixed_conditions(
         model: its text encoder embeds the prompts, its manifest fills in what is None.
         waypoints: k of them.
         weights: n rows of k numbers of 0 or more, of which each row is made to sum to 1.
+        seeded: whether they are drawn from a picture or a recording.
 
     Raises:
         RequestError: a row has no weight, a negative one, or another length.
@@ -155,7 +160,7 @@ def mixed_conditions(
             hint="Give each one a weight of 0 or more, not all of them 0",
         )
     shares /= shares.sum(axis=1, keepdims=True)
-    filled = [_filled(waypoint, model.manifest.defaults) for waypoint in waypoints]
+    filled = [_filled(waypoint, model.manifest.defaults, seeded) for waypoint in waypoints]
     texts = [*(point.negative_prompt for point in waypoints), *(point.prompt for point in waypoints)]
     negatives, prompts = np.split(model.embed(texts), 2)
     seeds = [waypoint.seed for waypoint in waypoints]
@@ -194,8 +199,8 @@ def _mixed(shares: NDArray[np.float64], embeddings: NDArray[np.float32]) -> NDAr
     return np.asarray(np.tensordot(shares, embeddings.astype(np.float64), axes=1), np.float32)
 
 
-def _filled(waypoint: Waypoint, defaults: SamplingDefaults) -> tuple[float, float]:
+def _filled(waypoint: Waypoint, defaults: SamplingDefaults, seeded: bool) -> tuple[float, float]:
     """(guidance, strength) with the model's defaults in place of None."""
-    guidance = defaults.guidance if waypoint.guidance is None else waypoint.guidance
+    guidance = defaults.guidance_of(seeded=seeded) if waypoint.guidance is None else waypoint.guidance
     strength = defaults.strength if waypoint.strength is None else waypoint.strength
     return guidance, strength

@@ -66,7 +66,7 @@ class Riffusion:
         model: a short name (``riffusion-mini`` is inside the package), the folder of a bundle, or a hub id.
         device: ``auto``, ``cpu``, ``openvino``, ``cuda``, … A named device is used or refused, never replaced.
         threads: CPU threads; None leaves the choice to the backend.
-        fused: rewrite graphs to quicker operators as they open; it pays at the size of Stable Diffusion.
+        fused: rewrite graphs to quicker operators as they open, for more memory.
         reuse: the UNet's deep features are computed at every ``reuse``-th step, which is quicker and less exact.
         low_memory: graphs are open one at a time, and on a CPU their weights stay in their files.
 

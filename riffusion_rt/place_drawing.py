@@ -81,13 +81,13 @@ class PlaceDrawer:
         model, settings = self._model, self._settings
         waypoints = list(dict.fromkeys(waypoint for place in places for waypoint, _ in place))
         shares = [[dict(place).get(waypoint, 0.0) for waypoint in waypoints] for place in places]
-        told = mixed_conditions(model, waypoints, shares)
+        original = self._seed() if original is None else original
+        told = mixed_conditions(model, waypoints, shares, seeded=original is not None)
         spec = model.manifest.latent
         noise = np.concatenate(
             [stream.normal((1, spec.channels, spec.height, spec.width)) for stream in told.noises]
         )
         sampler, wanted = given(settings.sampler), steps or self.steps
-        original = self._seed() if original is None else original
         if original is None:
             start = start_from_noise(model.schedule, sampler, wanted, noise)
         else:

@@ -141,7 +141,9 @@ class ClipRequest:
         return dataclasses.replace(
             self,
             steps=self.steps if self.steps is not None else defaults.steps,
-            guidance=self.guidance if self.guidance is not None else defaults.guidance,
+            guidance=self.guidance
+            if self.guidance is not None
+            else defaults.guidance_of(seeded=self.has_seed),
             sampler=self.sampler if self.sampler is not None else defaults.sampler,
             strength=(self.strength if self.strength is not None else defaults.strength)
             if self.has_seed

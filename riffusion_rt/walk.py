@@ -83,7 +83,7 @@ class WalkRequest:
         points = tuple(
             dataclasses.replace(
                 point,
-                guidance=defaults.guidance if point.guidance is None else point.guidance,
+                guidance=defaults.guidance_of(seeded=seeded) if point.guidance is None else point.guidance,
                 strength=(defaults.strength if point.strength is None else point.strength)
                 if seeded
                 else None,
@@ -190,7 +190,7 @@ def _passes(model: OpenModel, request: WalkRequest, batch: int) -> Iterator[_Pas
 
     shared = request._as_clip().resolved(model.manifest.defaults)
     weights = [path_weights(request.waypoints, alpha) for alpha in request.alphas]
-    told = mixed_conditions(model, request.waypoints, weights)
+    told = mixed_conditions(model, request.waypoints, weights, seeded=request.has_seed)
     original, keep = _seed(model, shared)
     steps = shared.steps or 1
     begins = [image_start(steps, strength) if original is not None else 0 for strength in told.strength]

@@ -48,6 +48,15 @@ def test_the_recording_is_kept_and_so_many_seconds_follow(
     assert clip.samples[:, recording.shape[1] :].std() > 1e-4
 
 
+def test_what_follows_stands_where_the_recording_stood(toy: Riffusion, tmp_path: Path) -> None:
+    """The model draws in mono."""
+    sides = np.concatenate([tone(1.7), tone(1.7) / 10])
+    write_audio(tmp_path / "a.wav", sides, RATE)
+    clip = extended(toy, ExtendRequest(tmp_path / "a.wav", "bells", duration_s=1.5, steps=2))
+    left, right = clip.samples[:, sides.shape[1] :].std(axis=1)
+    assert left > 3 * right
+
+
 def test_a_continuation_of_other_phase_and_level_joins_without_a_jump() -> None:
     recording = tone(1.0)
     follows = 4 * tone(1.0 + 0.05, phase=1.0)

@@ -65,6 +65,28 @@ def test_length_rate_and_channels_are_the_recordings(
     assert read_audio(audio)[0].shape == samples.shape
 
 
+def balance_db(samples: NDArray[np.float32]) -> float:
+    """How much louder the first channel is than the second."""
+    left, right = (float(np.mean(np.square(channel, dtype=np.float64))) for channel in samples)
+    return 10 * float(np.log10(left / right))
+
+
+@pytest.mark.parametrize("crossing", [False, True])
+def test_what_stands_left_and_right_stays_there(toy: Riffusion, tmp_path: Path, crossing: bool) -> None:
+    """The model draws in mono. With a second recording places cross over, as all else does."""
+    sound = pulses(4.0)
+    left, right = np.concatenate([sound, sound / 10]), np.concatenate([sound / 10, sound])
+    half = sound.shape[1] // 2
+    moving = np.concatenate([left[:, :half], right[:, half:]], axis=1)
+    write_audio(tmp_path / "a.wav", left if crossing else moving, 44_100)
+    write_audio(tmp_path / "b.wav", right[:, :half], 44_100)
+    other = tmp_path / "b.wav" if crossing else None
+    clip = remixed(toy, RemixRequest(tmp_path / "a.wav", "bells", steps=2, with_audio=other))
+    eighth = half // 4
+    assert balance_db(clip.samples[:, :eighth]) > 10
+    assert balance_db(clip.samples[:, -eighth:]) < -10
+
+
 def test_dynamics_of_a_long_recording_are_kept(toy: Riffusion, tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", np.concatenate([pulses(4) / 10, pulses(4)], axis=1), 44_100)
     clip = remixed(toy, RemixRequest(tmp_path / "a.wav", "bells", steps=2, strength=0.5))

@@ -71,3 +71,12 @@ def test_ranges_are_published_for_numbers_only() -> None:
     assert field_range("strength") == (0, 1)
     assert field_range("seed") == (0, MAX_SEED)
     assert field_range("prompt") is None
+
+
+def test_what_has_a_seed_has_a_guidance_of_its_own() -> None:
+    told = SamplingDefaults(sampler="dpm++2m", steps=20, guidance=3.0, strength=0.6, seeded_guidance=6.0)
+    plain, seeded = ClipRequest("piano"), ClipRequest("piano", seed_audio="a.wav")
+    assert plain.resolved(told).guidance == 3.0
+    assert seeded.resolved(told).guidance == 6.0
+    assert seeded.resolved(DEFAULTS).guidance == 3.0
+    assert dataclasses.replace(seeded, guidance=1.5).resolved(told).guidance == 1.5

@@ -71,6 +71,12 @@ class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True):
     steps: Positive
     guidance: float
     strength: float
+    seeded_guidance: float | None = None
+    """Guidance of what is drawn from a picture or a recording, which speaks against the prompt; None: ``guidance``."""
+
+    def guidance_of(self, *, seeded: bool) -> float:
+        """The guidance scale of clips that are ``seeded`` by a picture or a recording, or drawn from noise alone."""
+        return self.seeded_guidance if seeded and self.seeded_guidance is not None else self.guidance
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,9 +72,8 @@ class OnnxRuntimeSession(Closing):
         ``fused`` rewrites it to ONNX Runtime's own operators where the device has kernels for them
         (``riffusion_engine.graph_rewrites``), and on a CPU large convolutions to fewer multiplications
         (``riffusion_engine.winograd``) and a guided UNet's shared layers to one computation
-        (``riffusion_engine.shared_guidance``); what it computes stays the same to rounding. It pays at the size of
-        Stable Diffusion; on a CPU it takes more memory. ``rewrite`` makes another graph of the file's first, which
-        must take and give what ``graph`` says. ``low_memory`` leaves a CPU's weights in their files
+        (``riffusion_engine.shared_guidance``); what it computes stays the same to rounding, and on a CPU it takes more
+        memory. ``rewrite`` makes another graph of the file's first, which must take and give what ``graph`` says. ``low_memory`` leaves a CPU's weights in their files
         (``riffusion_engine.mapped_weights``) and takes no more of a GPU than is used; it is for a
         graph by itself: not with ``fused`` or ``rewrite``.
 
@@ -306,7 +305,8 @@ def _create(
     if late_conversions:
         # In the ordinary order most weights of a UNet are converted before its first layer runs, and wait.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        # A plan of one run's memory is a second copy of it: the arena keeps both.
+    if provider == PROVIDERS["cpu"]:
+        # A plan of one run's memory is a second copy of it: the arena keeps both, and a run takes as long without.
         options.enable_mem_pattern = False
     if weights is not None and isinstance(graph, bytes):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))

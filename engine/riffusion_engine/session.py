@@ -75,7 +75,7 @@ def open_session(
         graph: an entry of ``Manifest.graphs``.
         device: "auto", "cpu", "cuda", ...; a named device is honoured or refused, never replaced.
         threads: CPU threads for one run, at least 1; by default all that this process may use.
-        fused: have ONNX Runtime compute with its own operators; it pays for large models.
+        fused: have ONNX Runtime compute with its own operators, and on a CPU with fewer multiplications.
         reuse: a UNet's deep features are computed at every ``reuse``-th step of a walk, 1 to 10; see
             ``riffusion_engine.reusing_session``.
         cuda: how ONNX Runtime uses a GPU.

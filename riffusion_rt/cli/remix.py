@@ -19,14 +19,14 @@ from riffusion_rt.cli.report import Report, reporting
 @output_option("AUDIO-PROMPT-SEED.wav")
 @click.option("--to", "to_prompt", metavar="PROMPT", help="What it has become at its end.")
 @click.option("--with", "with_audio", type=FILE, metavar="FILE", help="A recording to cross over into.")
-@click.option(
-    "--strength", type=float, help="How far to go from the recording, 0 to 1.  [default: the model's]"
-)
+@click.option("--strength", type=float, help="How far to go from the recording, 0 to 1.  [default: 0.75]")
 @click.option("--negative", "negative_prompt", default="", metavar="TEXT", help="What to stay away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another remix.")
 @step_options
 @click.option(
-    "--guidance", type=float, help="How strictly to follow the prompt.  [default: twice the model's]"
+    "--guidance",
+    type=float,
+    help="How strictly to follow the prompt.  [default: the model's for what has a seed]",
 )
 @model_choice
 @reporting
