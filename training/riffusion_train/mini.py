@@ -37,7 +37,7 @@ SHIPPED_SETTINGS: dict[str, str | float] = {
     "seeded_guidance": 7.0,
 }
 """What the model is run with when a request does not say otherwise. Drawn on a seed image, a prompt's instrument is
-heard in 85 % of clips at guidance 7, at 2.75 in 58 %; at strength 0.75 in 55 %, for the image's own player stays."""
+heard in 90 % of 80 clips at guidance 7, at 2.75 in 68 %; at strength 0.75 in 64 %, for the image's own player stays."""
 
 CARD = "README.md"
 
