@@ -136,6 +136,11 @@ def main(
                 )
                 for source in sources
             },
+            "heard_among_players": float(np.mean([each["after"] > 0.5 for each in at])),
+            "heard_among_players_by_source": {
+                source: float(np.mean([each["after"] > 0.5 for each in at if each["source"] == source]))
+                for source in sources
+            },
             "probability_before": float(np.mean([each["before"] for each in at])),
             "probability_after": float(np.mean([each["after"] for each in at])),
         }

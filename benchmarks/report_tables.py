@@ -244,8 +244,9 @@ def _songs() -> list[str]:
         f"{sum(section['right'] >= 0.5 for section in row['sections'])} of {len(row['sections'])} sections heard as "
         f"planned; choruses alike {row['choruses_alike']['chroma']:.3f} in chroma, verse and chorus "
         f"{row['verse_and_chorus_alike']['chroma']:.2f}; a chorus that comes again is {row['chorus_lag_ms']:.0f} ms "
-        "off the bar grid | `benchmarks/song_form.py` |"
+        f"off the bar grid, the last section's beats {row['drift_at_the_end_ms']:+.1f} ms | `benchmarks/song_form.py` |"
         for row in newest(rows("song_form"), "machine", "model")
+        if "drift_at_the_end_ms" in row
     ]
 
 
@@ -261,9 +262,10 @@ def _canvases() -> list[str]:
 def _remixes() -> list[str]:
     return [
         f"| recordings remixed, {row['model']} on {row['machine']} | at strength 0.5 beats kept to an onset F-measure "
-        f"of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 heard as the prompt in "
-        f"{row['strength 0.75']['heard_as_prompt']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
+        f"of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 the prompt is heard in "
+        f"{row['strength 0.75']['heard_among_players']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
         for row in newest(rows("remix_beats"), "machine", "model")
+        if "heard_among_players" in row["strength 0.75"]
     ]
 
 

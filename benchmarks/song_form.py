@@ -163,6 +163,10 @@ def main(run: Path, plan: str, steps: int | None, model: str, song: Path | None)
     starts = [section["start"] for section in made["sections"]]
     # Without the bars that walk over to the next section.
     length = (made["sections"][chorus]["bars"] - 1) * bar
+    phases = {
+        f"{section['name']} at {section['start_s']:.0f} s": round(beat_phase_ms(mel, columns), 1)
+        for section, mel in zip(made["sections"], mels, strict=True)
+    }
     row = {
         "model": model,
         "steps": steps,
@@ -179,10 +183,9 @@ def main(run: Path, plan: str, steps: int | None, model: str, song: Path | None)
         "exact_samples": samples.shape[1] == made["bars"] * columns * MONO_PARAMS.hop_length,
         "chorus_lag_ms": lag_ms(samples[0], starts[chorus], starts[chorus_again], length, rate),
         "verse_lag_ms": lag_ms(samples[0], starts[verse], starts[verse_again], length, rate),
-        "beat_phase_ms": {
-            f"{section['name']} at {section['start_s']:.0f} s": round(beat_phase_ms(mel, columns), 1)
-            for section, mel in zip(made["sections"], mels, strict=True)
-        },
+        "beat_phase_ms": phases,
+        # An attack is drawn a column early everywhere: what matters is whether the last section's is elsewhere.
+        "drift_at_the_end_ms": round(list(phases.values())[-1] - next(iter(phases.values())), 1),
     }
     for name, value in row.items():
         if name != "sections":

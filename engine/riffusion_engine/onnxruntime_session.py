@@ -72,10 +72,10 @@ class OnnxRuntimeSession(Closing):
         ``fused`` rewrites it to ONNX Runtime's own operators where the device has kernels for them
         (``riffusion_engine.graph_rewrites``), and on a CPU large convolutions to fewer multiplications
         (``riffusion_engine.winograd``) and a guided UNet's shared layers to one computation
-        (``riffusion_engine.shared_guidance``); what it computes stays the same to rounding, and on a CPU it takes more
-        memory. ``rewrite`` makes another graph of the file's first, which must take and give what ``graph`` says. ``low_memory`` leaves a CPU's weights in their files
-        (``riffusion_engine.mapped_weights``) and takes no more of a GPU than is used; it is for a
-        graph by itself: not with ``fused`` or ``rewrite``.
+        (``riffusion_engine.shared_guidance``); what it computes stays the same to rounding, and on a CPU it takes
+        more memory. ``rewrite`` makes another graph of the file's first, which must take and give what ``graph``
+        says. ``low_memory`` leaves a CPU's weights in their files (``riffusion_engine.mapped_weights``) and takes no
+        more of a GPU than is used; it is for a graph by itself: not with ``fused`` or ``rewrite``.
 
         Raises:
             BundleError: the graph or its weights are missing or damaged.

@@ -83,9 +83,7 @@ def model_choice(command: Command) -> Callable[..., Any]:
             metavar="N",
             help="Compute the network's deep features at every Nth step only: quicker, less exact.",
         ),
-        click.option(
-            "--fused", is_flag=True, help="Rewrite graphs to quicker operators, for more memory."
-        ),
+        click.option("--fused", is_flag=True, help="Rewrite graphs to quicker operators, for more memory."),
     ):
         whole = option(whole)
     return whole
