@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -60,7 +60,8 @@ def f_measure(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 @click.option("--source", "sources", multiple=True, default=("electronic beats", "piano", "blues guitar"))
 @click.option("--into", "targets", multiple=True, default=("strings", "church bells", "saxophone"))
 @click.option("--takes", default=2, show_default=True, help="Recordings of each source.")
-@click.option("--steps", default=12, show_default=True)
+@click.option("--steps", type=int, help="Remix's own, if not given.")
+@click.option("--method", type=click.Choice(["mix", "redraw"]), default="mix", show_default=True)
 @click.option("--guidance", type=float, help="Remix's own, if not given.")
 @click.option("--first-take", default=0, show_default=True, help="The first recording of each source.")
 @click.option("--model", default="riffusion-mini", show_default=True)
@@ -70,7 +71,8 @@ def main(
     sources: tuple[str, ...],
     targets: tuple[str, ...],
     takes: int,
-    steps: int,
+    steps: int | None,
+    method: Literal["mix", "redraw"],
     guidance: float | None,
     first_take: int,
     model: str,
@@ -90,11 +92,11 @@ def main(
             pixels = np.repeat(ear.unheard(source)[take][:, :, None], 3, axis=2)
             write_audio(path, sound_of_picture(pixels, riffusion.manifest.spectrogram, loop=True), 44_100)
             recording, rate = read_audio(path)
-            *_, clip = riffusion.remix(
-                RemixRequest(path, into, strength=strength, steps=steps, guidance=guidance)
-            )
+            request = RemixRequest(
+                path, into, strength=strength, steps=steps, guidance=guidance, method=method
+            ).resolved(riffusion.manifest.defaults)
+            *_, clip = riffusion.remix(request)
             assert isinstance(clip, Clip)
-            guided = clip.request.guidance  # type: ignore[attr-defined]
             after = np.asarray(clip.image)[None, :, :, 0]
             rows.append(
                 {
@@ -115,8 +117,9 @@ def main(
         "into": targets,
         "takes": takes,
         "first_take": first_take,
-        "steps": steps,
-        "guidance": guided,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "method": method,
         "device": device,
     }
     row["jury_right_about"] = ear.right_about(*sources, *targets)

@@ -87,6 +87,12 @@ class Repaint:
     latents: NDArray[np.float32]
     noise: NDArray[np.float32]
     keep: NDArray[np.float32]
+    counted: NDArray[np.float32] | None = None
+    """(steps,) how much of ``keep`` counts after each step, 0 to 1; all of it if None."""
+
+    def counted_after(self, step: int) -> float:
+        """How much of ``keep`` counts after a step, from 0."""
+        return 1.0 if self.counted is None else float(self.counted[step])
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +171,8 @@ def _denoise_from_host(
         state = state.advance(step, output, noise)
         if repaint is not None:
             kept = table.noised(repaint.latents, repaint.noise, step + 1)
-            state = state.with_latents(repaint.keep * kept + (1 - repaint.keep) * state.latents)
+            keep = repaint.keep * np.float32(repaint.counted_after(step))
+            state = state.with_latents(keep * kept + (1 - keep) * state.latents)
         yield DenoisedStep(step + 1, steps, partial(_identity, state.latents), preview)
 
 
@@ -207,7 +214,8 @@ def _walk_plan(
     coefficients = np.zeros((steps, registers + 1, registers + 2), np.float32)
     coefficients[:, :-1] = table.transition
     coefficients[:, -1, :-1] = table.denoised
-    shares = np.stack([table.original_scale[1:], table.noise_scale[1:]], axis=1).astype(np.float32)
+    counted = [0.0 if repaint is None else repaint.counted_after(step) for step in range(steps)]
+    shares = np.stack([table.original_scale[1:], table.noise_scale[1:], counted], axis=1).astype(np.float32)
     return WalkPlan(
         latents=np.asarray(latents, np.float32),
         prompt=guidance.prompt,

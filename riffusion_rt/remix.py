@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.75
 """Where the recording's beats are still kept and the prompt is heard: Riffusion's own."""
+
+Method = Literal["mix", "redraw"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class RemixRequest:
     """How much the prompt outweighs the empty prompt; the model's own for what has a seed if None."""
     sampler: str | None = None
     strength: float | None = None
-    """How far to go from the recording: share of the steps that are redone; 0.75 if None."""
+    """How far to go from the recording, above 0 to 1; 0.75 if None."""
+    method: Method = "mix"
+    """``mix``: the recording is mixed in while outlines form, so that its beat stays and the prompt plays it
+    (``walk_start.start_mixed``). ``redraw``: Riffusion's image to image, where the strength is the share of the steps
+    that are redone."""
 
     def __post_init__(self) -> None:
         """Check everything that needs no model.
@@ -56,6 +62,10 @@ class RemixRequest:
             RequestError: a value is outside its range, or there is nothing to become.
         """
         self._as_clip()
+        if self.method not in get_args(Method):
+            raise RequestError(
+                f"There is no method {self.method!r}", hint=f"Choose one of: {', '.join(get_args(Method))}"
+            )
         if not (self.prompt or self.to_prompt or self.with_audio):
             raise RequestError(
                 "A remix needs a prompt or a second recording",
@@ -112,7 +122,7 @@ def iterate_remix(model: OpenModel, request: RemixRequest) -> Iterator[StepProgr
     from riffusion_rt.pipeline import StageClock, StepProgress, finished_clip, given
     from riffusion_rt.seed_picture import read_recording
     from riffusion_rt.spectrogram import column_count
-    from riffusion_rt.walk_start import start_from_latents
+    from riffusion_rt.walk_start import start_from_latents, start_mixed
 
     request = request.resolved(model.manifest.defaults)
     spec, params = model.manifest.latent, model.manifest.spectrogram
@@ -121,7 +131,8 @@ def iterate_remix(model: OpenModel, request: RemixRequest) -> Iterator[StepProgr
     canvas = Canvas.for_columns(column_count(samples.shape[1], params), spec)
     noise = TorchNoise(request.seed)
     original, loudness = _recordings(model, request, samples, canvas, noise)
-    start = start_from_latents(
+    begin = start_mixed if request.method == "mix" else start_from_latents
+    start = begin(
         model.schedule,
         given(request.sampler),
         given(request.steps),
@@ -136,7 +147,7 @@ def iterate_remix(model: OpenModel, request: RemixRequest) -> Iterator[StepProgr
     clock.lap("text")
     unet = unet_for(canvas, model.session("unet"), model.device)
     latents = start.latents
-    for done in denoise(unet, start.table, latents, guidance, [noise]):
+    for done in denoise(unet, start.table, latents, guidance, [noise], start.repaint):
         latents = done.latents
         clock.lap("denoise")
         yield StepProgress(done.step, done.steps, latents, done, model, canvas)

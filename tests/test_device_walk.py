@@ -84,6 +84,15 @@ def test_a_mask_keeps_the_picture_on_the_device_too(sampler: str, unet: OnnxRunt
     _assert_same(unet, sampler=sampler, repaint=Repaint(original, noise, keep))
 
 
+def test_a_picture_may_count_for_less_after_some_steps(unet: OnnxRuntimeSession) -> None:
+    original, noise = (DRAW.standard_normal(SHAPE, np.float32) for _ in range(2))
+    counted = np.array([1, 1, 0.25, 0, 0], np.float32)
+    mixed = Repaint(original, noise, np.full((1, 1, 1, 1), 0.4, np.float32), counted)
+    _assert_same(unet, repaint=mixed)
+    plain, less = (_walk(unet, True, repaint=each)[0] for each in (None, mixed))
+    assert np.abs(plain - less).max() > 1e-2
+
+
 def test_the_buffers_of_one_walk_serve_the_next(unet: OnnxRuntimeSession) -> None:
     first, _ = _walk(unet, True)
     _walk(unet, True, "euler-a")

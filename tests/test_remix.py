@@ -101,6 +101,11 @@ def test_silence_stays_silence(toy: Riffusion, tmp_path: Path) -> None:
     assert not remixed(toy, RemixRequest(tmp_path / "a.wav", "bells", steps=2)).samples.any()
 
 
+def test_an_unknown_method_is_refused(recording: Path) -> None:
+    with pytest.raises(RequestError, match="no method 'paint'"):
+        RemixRequest(recording, "bells", method="paint")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -110,6 +115,7 @@ def test_silence_stays_silence(toy: Riffusion, tmp_path: Path) -> None:
         {"strength": 0.25},
         {"negative_prompt": "piano"},
         {"guidance": 9.0},
+        {"method": "redraw"},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -15,8 +15,9 @@ from riffusion_engine.session import Session
 class KeptPicture:
     """What is put back after every step: clean ``latents`` and the ``noise`` added to them, both (n, c, h, w).
 
-    After step i, ``shares[i]`` of the latents and of the noise are what enters the next step; it is (T, 2). ``keep`` is
-    1 where they replace what was denoised, 0 where not, and broadcasts against them.
+    After step i, the first two of ``shares[i]``, of the latents and of the noise, are what enters the next step; it is
+    (T, 3). ``keep`` is 1 where they replace what was denoised, 0 where not, and broadcasts against them; the third of
+    ``shares[i]`` is how much of that counts.
     """
 
     latents: NDArray[np.float32]

@@ -84,7 +84,7 @@ class OnnxRuntimeWalk:
         if plan.kept is not None:
             keep = np.broadcast_to(plan.kept.keep, (count, 1, *rest[1:]))
             self._fixed |= {"kept": self._put(plan.kept.latents), "kept_noise": self._put(plan.kept.noise)}
-            self._fixed |= {"keep": self._put(keep), "shares": buffers.empty(2)}
+            self._fixed |= {"keep": self._put(keep), "shares": buffers.empty(3)}
         self._fill()
 
     def step(self, noise: NDArray[np.float32] | None = None) -> None:

@@ -39,7 +39,7 @@ def step_graph(shape: StepShape) -> bytes:
     Inputs: ``registers`` (K, n, c, h, w); ``prediction`` (n, c, h, w) or, guided, (2n, c, h, w) with the negative ones
     first; ``coefficients`` (K + 1, K + 2); ``input_scale`` (1) of the step to come; guided: ``weights`` (n, 1, 1, 1);
     noisy: ``noise`` (n, c, h, w); masked: ``kept`` and ``kept_noise`` (n, c, h, w), ``keep`` (n, 1, h, w), and
-    ``shares`` (2).
+    ``shares`` (3).
 
     Outputs: ``next_registers`` (K, n, c, h, w), ``denoised`` (n, c, h, w), and the UNet's next input once, ``sample``
     (n, c, h, w), and twice over, ``guided_sample`` (2n, c, h, w).
@@ -91,7 +91,7 @@ class _Builder:
         if shape.masked:
             inputs += [Value(name, "float32", ("batch", *canvas)) for name in ("kept", "kept_noise")]
             inputs.append(Value("keep", "float32", ("batch", 1, *canvas[1:])))
-            inputs.append(Value("shares", "float32", (2,)))
+            inputs.append(Value("shares", "float32", (3,)))
         outputs = [
             Value("next_registers", "float32", (count, "batch", *canvas)),
             Value("denoised", "float32", ("batch", *canvas)),
@@ -131,11 +131,12 @@ class _Builder:
         return halves[0], halves[1]
 
     def masked(self, latents: str) -> str:
-        """The kept picture at its noise level where ``keep`` is 1, the latents where it is 0."""
-        shares = [self.part("shares", index, index + 1) for index in (0, 1)]
+        """The kept picture at its noise level where all of ``keep`` is 1, the latents where it is 0."""
+        *shares, counted = [self.part("shares", index, index + 1) for index in (0, 1, 2)]
         parts = [
             self.add("Mul", [value, share])
             for value, share in zip(("kept", "kept_noise"), shares, strict=True)
         ]
+        keep = self.add("Mul", ["keep", counted])
         change = self.add("Sub", [self.add("Add", parts), latents])
-        return self.add("Add", [latents, self.add("Mul", ["keep", change])])
+        return self.add("Add", [latents, self.add("Mul", [keep, change])])

@@ -20,6 +20,13 @@ from riffusion_rt.cli.report import Report, reporting
 @click.option("--to", "to_prompt", metavar="PROMPT", help="What it has become at its end.")
 @click.option("--with", "with_audio", type=FILE, metavar="FILE", help="A recording to cross over into.")
 @click.option("--strength", type=float, help="How far to go from the recording, 0 to 1.  [default: 0.75]")
+@click.option(
+    "--method",
+    type=click.Choice(["mix", "redraw"]),
+    default="mix",
+    show_default=True,
+    help="mix: the beat stays and the prompt plays it; redraw: Riffusion's image to image.",
+)
 @click.option("--negative", "negative_prompt", default="", metavar="TEXT", help="What to stay away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another remix.")
 @step_options
