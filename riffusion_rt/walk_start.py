@@ -82,7 +82,7 @@ def start_mixed(
 
     The walk takes all steps, and after each of them, until the picture's outline stands, the original at that step's
     noise level is mixed in (MagicMix, arXiv 2210.16056). So a prompt can do away with an instrument and yet be played
-    on its beat: at one strength riffusion-mini keeps more of a recording's onsets than ``start_from_latents`` has it
+    on its beat: at one strength riffusion-mini keeps as much of a recording's onsets as ``start_from_latents`` has it
     keep, and is heard as the prompt more often (``benchmarks/remix_beats.py``).
 
     Args:
