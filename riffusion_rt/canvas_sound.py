@@ -57,16 +57,17 @@ def at_loudness_of(samples: NDArray[np.float32], recording: NDArray[np.float32])
     """Scale to the root mean square of a recording; what would leave full scale is cut, and made up for.
 
     Args:
-        samples: (channels, n); silence stays silence.
+        samples: (channels, n), overwritten, for long ones have no room for copies; silence stays silence.
         recording: (channels, any); the level that is aimed at.
-    """
-    from riffusion_rt.loudness import gain_to_rms
 
+    Returns:
+        The same array.
+    """
     target, ceiling = rms_dbfs(recording), 10 ** (-PEAK_HEADROOM_DB / 20)
-    if not np.isfinite(target):
-        return np.zeros_like(samples)
     for _ in range(MATCHING_ROUNDS):
-        samples = np.clip(gain_to_rms(samples, target), -ceiling, ceiling)
+        level = rms_dbfs(samples)
+        samples *= np.float32(10 ** ((target - level) / 20)) if np.isfinite(level) else np.float32(0)
+        np.clip(samples, -ceiling, ceiling, out=samples)
     return samples
 
 
@@ -82,7 +83,9 @@ def as_recorded(
     from riffusion_rt.resampling import resample
 
     at_rate = resample(samples, from_rate, rate)
-    exact = np.pad(at_rate, ((0, 0), (0, max(0, length - at_rate.shape[1]))))[:, :length]
+    missing = length - at_rate.shape[1]
+    exact = np.pad(at_rate, ((0, 0), (0, missing))) if missing > 0 else at_rate[:, :length]
     if len(exact) == len(recording):
         return exact
-    return placed_as(exact.mean(axis=0, keepdims=True), recording, rate)
+    mono = exact if len(exact) == 1 else exact.mean(axis=0, keepdims=True)
+    return placed_as(mono, recording, rate)

@@ -14,10 +14,15 @@ value)."""
 PEAK_HEADROOM_DB = 0.1
 """Room left above the highest peak (Riffusion's value)."""
 
+SAMPLES_A_BLOCK = 2**18
+"""Squared in double precision at a time: a long sound has no room for another of twice its size."""
+
 
 def rms_dbfs(samples: NDArray[np.floating]) -> float:
     """Root mean square of all channels in decibels below full scale; minus infinity for silence."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if np.size(samples) else 0.0
+    starts = range(0, samples.shape[-1], SAMPLES_A_BLOCK)
+    blocks = (samples[..., first : first + SAMPLES_A_BLOCK] for first in starts)
+    power = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks) / max(1, samples.size)
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 

@@ -16,8 +16,6 @@ COLUMNS_AT_ONCE = 512
 """Pictures wider than twice this are reconstructed piece after piece, each beside the sound before it, in constant
 memory."""
 
-SAMPLES_A_BLOCK = 2**18
-
 
 def sound_of_picture(
     pixels: NDArray[np.uint8],
@@ -76,14 +74,13 @@ def finish_long(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         The same array.
     """
-    from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS
+    from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS, rms_dbfs
 
-    blocks = [samples[:, i : i + SAMPLES_A_BLOCK] for i in range(0, samples.shape[1], SAMPLES_A_BLOCK)]
-    power = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks) / samples.size
-    if power > 0:
-        samples *= np.float32(10 ** (TARGET_RMS_DBFS / 20) / power**0.5)
+    level = rms_dbfs(samples)
+    if np.isfinite(level):
+        samples *= np.float32(10 ** ((TARGET_RMS_DBFS - level) / 20))
         np.clip(samples, -1, 1, out=samples)
-        peak = max(float(np.abs(block).max()) for block in blocks)
+        peak = max(float(samples.max()), -float(samples.min()))
         samples *= np.float32(10 ** (-PEAK_HEADROOM_DB / 20) / peak)
     return samples
 
