@@ -24,6 +24,9 @@ from riffusion_rt import audio_containers
 SOFTWARE = "riffusion-rt"
 
 TITLE_CHARACTERS = 200
+
+SAMPLES_A_BLOCK = 2**18
+"""Converted at a time."""
 """Longer prompts are cut in the title, which players show in one line; the comment keeps them whole."""
 
 MAX_COMMENT_BYTES = 2**20
@@ -250,10 +253,12 @@ def _interleaved(signal: NDArray[np.floating], container: _Container, bits: int)
         return np.ascontiguousarray(np.clip(signal.T, -1, 1), dtype=np.float32)
     # Rounded here: libsndfile's own conversion cuts, half a level too low.
     full_scale = 2 ** (bits - 1)
-    levels = np.clip(np.rint(signal.T.astype(np.float64) * full_scale), -full_scale, full_scale - 1)
-    if bits == 16:
-        return np.ascontiguousarray(levels, dtype=np.int16)
-    return np.ascontiguousarray(levels, dtype=np.int32) << np.int32(32 - bits)
+    levels = np.empty(signal.shape[::-1], np.int16 if bits == 16 else np.int32)
+    # In blocks: at once, a long sound would be held three times in double precision.
+    for first in range(0, len(levels), SAMPLES_A_BLOCK):
+        block = np.rint(signal[:, first : first + SAMPLES_A_BLOCK].T.astype(np.float64) * full_scale)
+        levels[first : first + SAMPLES_A_BLOCK] = np.clip(block, -full_scale, full_scale - 1)
+    return levels if bits == 16 else levels << np.int32(32 - bits)
 
 
 def _described(metadata: Mapping[str, str]) -> tuple[str, str]:

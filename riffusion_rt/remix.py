@@ -106,9 +106,9 @@ def iterate_remix(model: OpenModel, request: RemixRequest) -> Iterator[StepProgr
     """Remix a recording: a ``StepProgress`` after every denoising step, then the clip.
 
     The whole recording is one canvas, denoised in windows that overlap, so that there is no seam; memory is that of
-    one clip, the recording, its picture and its latents. The clip's samples are at the recording's rate, in as many
-    channels and exactly as many; its loudness is the recording's, overall and from passage to passage, and so is the
-    place of each frequency between the channels, where the model draws in mono.
+    one clip, a few copies of the recording, its picture and its latents. The clip's samples are at the recording's
+    rate, in as many channels and exactly as many; its loudness is the recording's, overall and from passage to
+    passage, and so is the place of each frequency between the channels, where the model draws in mono.
 
     Raises:
         AudioFileError: a recording cannot be read.
@@ -157,6 +157,14 @@ def iterate_remix(model: OpenModel, request: RemixRequest) -> Iterator[StepProgr
     placed = _crossed_over(request, recording, rate)
     exact = as_recorded(sound, params.sample_rate, placed, rate, recording.shape[1])
     clip = finished_clip(model, request, pixels, at_loudness_of(exact, recording), clock)
+    del (
+        recording,
+        samples,
+        placed,
+        sound,
+        exact,
+        pixels,
+    )  # Long ones are not to be held while the clip is saved.
     yield dataclasses.replace(clip, rate=rate)
 
 
