@@ -24,9 +24,6 @@ from riffusion_rt import audio_containers
 SOFTWARE = "riffusion-rt"
 
 TITLE_CHARACTERS = 200
-
-SAMPLES_A_BLOCK = 2**18
-"""Converted at a time."""
 """Longer prompts are cut in the title, which players show in one line; the comment keeps them whole."""
 
 MAX_COMMENT_BYTES = 2**20
@@ -255,9 +252,9 @@ def _interleaved(signal: NDArray[np.floating], container: _Container, bits: int)
     full_scale = 2 ** (bits - 1)
     levels = np.empty(signal.shape[::-1], np.int16 if bits == 16 else np.int32)
     # In blocks: at once, a long sound would be held three times in double precision.
-    for first in range(0, len(levels), SAMPLES_A_BLOCK):
-        block = np.rint(signal[:, first : first + SAMPLES_A_BLOCK].T.astype(np.float64) * full_scale)
-        levels[first : first + SAMPLES_A_BLOCK] = np.clip(block, -full_scale, full_scale - 1)
+    for first in range(0, len(levels), FRAMES_PER_WRITE):
+        block = np.rint(signal[:, first : first + FRAMES_PER_WRITE].T.astype(np.float64) * full_scale)
+        levels[first : first + FRAMES_PER_WRITE] = np.clip(block, -full_scale, full_scale - 1)
     return levels if bits == 16 else levels << np.int32(32 - bits)
 
 
