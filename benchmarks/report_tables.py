@@ -261,11 +261,11 @@ def _canvases() -> list[str]:
 
 def _remixes() -> list[str]:
     return [
-        f"| recordings remixed, {row['model']} on {row['machine']} | at strength 0.5 beats kept to an onset F-measure "
-        f"of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 the prompt is heard in "
-        f"{row['strength 0.75']['heard_among_players']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
-        for row in newest(rows("remix_beats"), "machine", "model")
-        if "heard_among_players" in row["strength 0.75"]
+        f"| recordings remixed (`--method {row['method']}`), {row['model']} on {row['machine']} | at strength 0.5 beats "
+        f"kept to an onset F-measure of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 heard as the prompt in "
+        f"{row['strength 0.75']['heard_as_prompt']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
+        for row in newest(rows("remix_beats"), "machine", "model", "method")
+        if "method" in row
     ]
 
 
