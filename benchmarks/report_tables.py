@@ -260,13 +260,16 @@ def _canvases() -> list[str]:
 
 
 def _remixes() -> list[str]:
-    return [
-        f"| recordings remixed (`--method {row['method']}`), {row['model']} on {row['machine']} | at strength 0.5 "
-        f"beats kept to an onset F-measure of {row['strength 0.5']['onset_f_measure']:.2f}; at 0.75 heard as the prompt in "
-        f"{row['strength 0.75']['heard_as_prompt']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
-        for row in newest(rows("remix_beats"), "machine", "model", "method")
-        if "method" in row
-    ]
+    lines = []
+    for row in newest(rows("remix_beats"), "machine", "model", "method"):
+        if "method" in row:
+            gentle, strong = row["strength 0.5"], row["strength 0.75"]
+            lines.append(
+                f"| recordings remixed (`--method {row['method']}`), {row['model']} on {row['machine']} | at strength "
+                f"0.5 beats kept to an onset F-measure of {gentle['onset_f_measure']:.2f}; at 0.75 heard as the "
+                f"prompt in {strong['heard_as_prompt']:.0%}; exactly as long | `benchmarks/remix_beats.py` |"
+            )
+    return lines
 
 
 def _page() -> list[str]:
