@@ -33,6 +33,12 @@ class Ear:
 
         return judge(self._jury, pictures).top()
 
+    def name_of_all(self, pictures: NDArray[np.uint8]) -> str:
+        """The instrument that is likeliest in all of the pictures together."""
+        from riffusion_train.jury import LABELS, judge
+
+        return LABELS[judge(self._jury, pictures).instruments.mean(axis=0).argmax()]
+
     def probability(self, pictures: NDArray[np.uint8], label: str) -> NDArray[np.float32]:
         """Of an instrument to be among the players, (n,)."""
         from riffusion_train.jury import LABELS, judge

@@ -239,15 +239,20 @@ def _beside_fused(row: Row) -> str:
 
 
 def _songs() -> list[str]:
-    return [
-        f"| a song of {row['duration_s']:.0f} s, {row['model']} on {row['machine']} | made in {row['seconds']:.0f} s; "
-        f"{sum(section['right'] >= 0.5 for section in row['sections'])} of {len(row['sections'])} sections heard as "
-        f"planned; choruses alike {row['choruses_alike']['chroma']:.3f} in chroma, verse and chorus "
-        f"{row['verse_and_chorus_alike']['chroma']:.2f}; a chorus that comes again is {row['chorus_lag_ms']:.0f} ms "
-        f"off the bar grid, the last section's beats {row['drift_at_the_end_ms']:+.1f} ms | `benchmarks/song_form.py` |"
-        for row in newest(rows("song_form"), "machine", "model")
-        if "drift_at_the_end_ms" in row
-    ]
+    lines = []
+    for row in newest(rows("song_form"), "machine", "model"):
+        if "drift_at_the_end_ms" in row:
+            sections = row["sections"]
+            right = sum(section["heard_as"] == section["prompt"] for section in sections)
+            lines.append(
+                f"| a song of {row['duration_s']:.0f} s, {row['model']} on {row['machine']} | made in "
+                f"{row['seconds']:.0f} s; {right} of {len(sections)} sections heard as planned; choruses alike "
+                f"{row['choruses_alike']['chroma']:.3f} in chroma, verse and chorus "
+                f"{row['verse_and_chorus_alike']['chroma']:.2f}; a chorus that comes again is "
+                f"{row['chorus_lag_ms']:.0f} ms off the bar grid, the last section's beats "
+                f"{row['drift_at_the_end_ms']:+.1f} ms | `benchmarks/song_form.py` |"
+            )
+    return lines
 
 
 def _canvases() -> list[str]:

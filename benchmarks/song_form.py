@@ -140,6 +140,7 @@ def main(run: Path, plan: str, steps: int | None, model: str, song: Path | None)
             {
                 "name": section["name"],
                 "prompt": section["prompt"],
+                "heard_as": ear.name_of_all(pictures),
                 "right": round(right, 3),
                 "heard": verdicts,
             }
