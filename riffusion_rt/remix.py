@@ -48,11 +48,11 @@ class RemixRequest:
     guidance: float | None = None
     """How much the prompt outweighs the empty prompt; the model's own for what has a seed if None."""
     sampler: str | None = None
-    strength: float | None = None
-    """How far to go from the recording, above 0 to 1; 0.75 if None."""
+    strength: float | None = STRENGTH
+    """How far to go from the recording, above 0 to 1; None is the model's own for pictures."""
     method: Method = "mix"
-    """``mix``: the recording is mixed in while outlines form, so that its beat stays and the prompt plays it
-    (``walk_start.start_mixed``). ``redraw``: Riffusion's image to image, where the strength is the share of the steps
+    """``mix``: the recording is mixed in while outlines form, so that its beat stays and the prompt plays it (MagicMix,
+    arXiv 2210.16056). ``redraw``: Riffusion's image to image, where the strength is the share of the steps
     that are redone."""
 
     def __post_init__(self) -> None:
@@ -75,9 +75,8 @@ class RemixRequest:
     def resolved(self, defaults: SamplingDefaults) -> RemixRequest:
         """The same request with the model's ``defaults`` in place of ``None``."""
         clip = self._as_clip().resolved(defaults)
-        strength = STRENGTH if self.strength is None else self.strength
         return dataclasses.replace(
-            self, steps=clip.steps, guidance=clip.guidance, sampler=clip.sampler, strength=strength
+            self, steps=clip.steps, guidance=clip.guidance, sampler=clip.sampler, strength=clip.strength
         )
 
     def settings(self) -> dict[str, Any]:

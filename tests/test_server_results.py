@@ -11,6 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -165,6 +166,10 @@ def test_the_apis_ranges_are_those_of_the_request_records() -> None:
                 assert (properties[name]["minimum"], properties[name]["maximum"]) == field_range(name)
         assert properties["steps"]["default"] == 15
         assert properties["sampler"]["default"] == "dpm++2m"
+    seeded = msgspec.structs.replace(DEFAULTS, seeded_guidance=8.0)
+    shown = controls(bodies["remix"], seeded, seeded=True)["properties"]
+    assert (shown["guidance"]["default"], shown["strength"]["default"]) == (8.0, 0.75)
+    assert controls(bodies["generate"], seeded)["properties"]["guidance"]["default"] == DEFAULTS.guidance
     assert controls(bodies["live"], DEFAULTS)["properties"]["glide"]["maximum"] == 100
     sections = controls(bodies["song"], DEFAULTS)["$defs"]["SongSection"]["properties"]
     assert sections["level"]["minimum"] == -60

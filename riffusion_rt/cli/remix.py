@@ -19,7 +19,13 @@ from riffusion_rt.cli.report import Report, reporting
 @output_option("AUDIO-PROMPT-SEED.wav")
 @click.option("--to", "to_prompt", metavar="PROMPT", help="What it has become at its end.")
 @click.option("--with", "with_audio", type=FILE, metavar="FILE", help="A recording to cross over into.")
-@click.option("--strength", type=float, help="How far to go from the recording, 0 to 1.  [default: 0.75]")
+@click.option(
+    "--strength",
+    type=float,
+    default=0.75,
+    show_default=True,
+    help="How far to go from the recording, 0 to 1.",
+)
 @click.option(
     "--method",
     type=click.Choice(["mix", "redraw"]),

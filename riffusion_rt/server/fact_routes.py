@@ -18,6 +18,9 @@ from riffusion_rt.server.result_store import AUDIO_TYPES
 from riffusion_rt.server.service import NotReady, Service, ServiceSource
 from riffusion_rt.stream_request import LOOK_AHEAD_CLIPS
 
+FROM_RECORDINGS = frozenset({"remix", "extend"})
+"""Requests that always start from a recording."""
+
 _MADE_HERE = "public, max-age=86400"
 
 
@@ -27,7 +30,11 @@ def schema_of(service: Service) -> dict[str, Any]:
 
     manifest = service.owner.manifest
     spec, params, grid = manifest.latent, manifest.spectrogram, BarGrid.of(manifest)
-    requests = {name: controls(model, manifest.defaults) for name, model in service.bodies.named().items()}
+    bodies = service.bodies.named()
+    requests = {
+        name: controls(model, manifest.defaults, seeded=name in FROM_RECORDINGS)
+        for name, model in bodies.items()
+    }
     return {
         "version": __version__,
         "model": {

@@ -93,19 +93,27 @@ def body_model(
     return model
 
 
-def controls(model: type[BaseModel], defaults: SamplingDefaults) -> dict[str, Any]:
-    """A model's JSON Schema as a page reads it: no unions with null, and the bundle's own defaults in their place."""
+def controls(model: type[BaseModel], defaults: SamplingDefaults, *, seeded: bool = False) -> dict[str, Any]:
+    """A model's JSON Schema as a page reads it: no unions with null, and the bundle's own defaults in their place.
+
+    ``seeded`` says that what is asked for always starts from a picture or a recording.
+    """
     schema: dict[str, Any] = model.model_json_schema()
-    named = {"steps", "guidance", "sampler", "strength"}
+    named = {
+        "steps": defaults.steps,
+        "guidance": defaults.guidance_of(seeded=seeded),
+        "sampler": defaults.sampler,
+        "strength": defaults.strength,
+    }
     for name, property_ in schema.get("properties", {}).items():
         _without_null(property_)
         if name in named and property_.get("default") is None:
-            property_["default"] = getattr(defaults, name)
+            property_["default"] = named[name]
     for definition in schema.get("$defs", {}).values():
         for name, property_ in definition.get("properties", {}).items():
             _without_null(property_)
             if name in named and property_.get("default") is None:
-                property_["default"] = getattr(defaults, name)
+                property_["default"] = named[name]
     return schema
 
 
