@@ -177,6 +177,7 @@ def judge_model(
         steps=defaults.steps,
         guidance=defaults.guidance,
         seed_strength=SEED_STRENGTH,
+        seed_guidance=seeded.settings.resolved(opened.manifest.defaults).guidance,
         unseen_seeds=UNSEEN_SEEDS,
         **figures,
     )

@@ -258,8 +258,8 @@ def _songs() -> list[str]:
 def _canvases() -> list[str]:
     return [
         f"| a picture of {row['columns']:,} columns, {row['model']} on {row['machine']} | "
-        f"{row['memory_ratio_without_them']:.2f}× the memory of one clip besides itself, heard as its prompt along "
-        f"{row['heard_as_prompt']:.0%} | `benchmarks/canvas_length.py` |"
+        f"{row['memory_ratio_without_them']:.2f}× the memory of one clip besides picture and sound, heard as its "
+        f"prompt along {row['heard_as_prompt']:.0%} | `benchmarks/canvas_length.py` |"
         for row in newest(rows("canvas_length"), "machine", "model")
     ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from riffusion_rt.loudness import PEAK_HEADROOM_DB, rms_dbfs
+from riffusion_rt.loudness import PEAK_HEADROOM_DB, rms_dbfs, set_rms
 
 if TYPE_CHECKING:
     from riffusion_rt.canvas import Canvas
@@ -65,8 +65,7 @@ def at_loudness_of(samples: NDArray[np.float32], recording: NDArray[np.float32])
     """
     target, ceiling = rms_dbfs(recording), 10 ** (-PEAK_HEADROOM_DB / 20)
     for _ in range(MATCHING_ROUNDS):
-        level = rms_dbfs(samples)
-        samples *= np.float32(10 ** ((target - level) / 20)) if np.isfinite(level) else np.float32(0)
+        set_rms(samples, target)
         np.clip(samples, -ceiling, ceiling, out=samples)
     return samples
 

@@ -13,7 +13,7 @@ Bass = Literal["exact", "reference"]
 
 # HTK's mel scale: 2595 log10(1 + f / 700).
 _MEL_SLOPE = 2595.0
-_MEL_CORNER_HZ = 700.0
+MEL_CORNER_HZ = 700.0
 
 # What the reference's unconverged 200-step descent loses in the bass (measured): decibels at frequencies.
 _REFERENCE_BASS_HZ = (0.0, 130.0, 200.0, 2000.0)
@@ -94,9 +94,9 @@ def mel_edges(params: SpectrogramParams) -> NDArray[np.float64]:
 
     Band ``b`` rises from edge ``b`` to its peak at edge ``b + 1`` and falls to edge ``b + 2``.
     """
-    low, high = (_MEL_SLOPE * np.log10(1 + f / _MEL_CORNER_HZ) for f in (params.f_min, params.f_max))
+    low, high = (_MEL_SLOPE * np.log10(1 + f / MEL_CORNER_HZ) for f in (params.f_min, params.f_max))
     mels = np.linspace(low, high, params.bands + 2)
-    edges: NDArray[np.float64] = _MEL_CORNER_HZ * (10 ** (mels / _MEL_SLOPE) - 1)
+    edges: NDArray[np.float64] = MEL_CORNER_HZ * (10 ** (mels / _MEL_SLOPE) - 1)
     return edges
 
 

@@ -33,6 +33,12 @@ def gain_to_rms(samples: NDArray[np.floating], target_dbfs: float = TARGET_RMS_D
     return (np.asarray(samples, dtype=np.float64) * gain).astype(np.float32)
 
 
+def set_rms(samples: NDArray[np.float32], target_dbfs: float) -> None:
+    """What ``gain_to_rms`` does, in place, for long sounds; a target of minus infinity silences."""
+    level = rms_dbfs(samples)
+    samples *= np.float32(10 ** ((target_dbfs - level) / 20) if math.isfinite(level) else 0)
+
+
 def normalize_peak(
     samples: NDArray[np.floating], headroom_db: float = PEAK_HEADROOM_DB
 ) -> NDArray[np.float32]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from riffusion_rt.inverse_mel import MEL_CORNER_HZ
+
 FRAME_S = 0.09
 """About the length of a frame: long enough to tell neighbouring instruments apart."""
 
@@ -106,5 +108,6 @@ def _window(length: int) -> NDArray[np.float32]:
 def _band_spread(length: int, rate: int) -> NDArray[np.float32]:
     """(bands, bins) share of each bin in each band: triangles even in mel, whose heights sum to one at every bin."""
     hertz = np.fft.rfftfreq(length, 1 / rate)
-    places = np.log1p(hertz / 700) / np.log1p(rate / 2 / 700) * (BANDS - 1)
+    mels, highest = np.log1p(hertz / MEL_CORNER_HZ), np.log1p(rate / 2 / MEL_CORNER_HZ)
+    places = mels / highest * (BANDS - 1)
     return np.asarray(np.maximum(1 - np.abs(places - np.arange(BANDS)[:, None]), 0), np.float32)

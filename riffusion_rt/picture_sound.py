@@ -74,13 +74,12 @@ def finish_long(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         The same array.
     """
-    from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS, rms_dbfs
+    from riffusion_rt.loudness import PEAK_HEADROOM_DB, TARGET_RMS_DBFS, set_rms
 
-    level = rms_dbfs(samples)
-    if np.isfinite(level):
-        samples *= np.float32(10 ** ((TARGET_RMS_DBFS - level) / 20))
-        np.clip(samples, -1, 1, out=samples)
-        peak = max(float(samples.max()), -float(samples.min()))
+    set_rms(samples, TARGET_RMS_DBFS)
+    np.clip(samples, -1, 1, out=samples)
+    peak = max(float(samples.max()), -float(samples.min()))
+    if peak > 0:
         samples *= np.float32(10 ** (-PEAK_HEADROOM_DB / 20) / peak)
     return samples
 

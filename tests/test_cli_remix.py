@@ -66,3 +66,16 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert said.lower() in result.stderr.lower()
     assert result.stderr.count("\n") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["a.wav", "b.wav"]
+
+
+def test_what_the_command_takes_for_granted_is_what_the_library_does() -> None:
+    """The command does not import the library to say it."""
+    from typing import get_args
+
+    from riffusion_rt.cli.remix import command
+    from riffusion_rt.remix import Method, RemixRequest
+
+    options = {option.name: option for option in command.params}
+    request = RemixRequest("a.wav", "bells")
+    assert (options["strength"].default, options["method"].default) == (request.strength, request.method)
+    assert tuple(options["method"].type.choices) == get_args(Method)  # type: ignore[attr-defined]

@@ -101,7 +101,7 @@ class LanedSession(Closing):
 
     @property
     def at_once(self) -> int:
-        """Rows that fill all lanes once: to be run in multiples of these a batch need not be larger."""
+        """Rows that fill all lanes once: of a batch run in parts of so many, only one part's results are held."""
         return self._lanes * self._form.rows
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -130,12 +130,12 @@ class LanedSession(Closing):
 
     def close(self) -> None:
         """Give the memory back."""
-        self._threads.shutdown(wait=True)
         with self._changing:
             self._closed = True
-            if self._lane is not None:
-                self._lane.close()
-                self._lane = None
+            lane, self._lane = self._lane, None
+        self._threads.shutdown(wait=True)
+        if lane is not None:
+            lane.close()
         self._whole.close()
 
     def _opened_lane(self) -> Session | None:
